@@ -1,0 +1,89 @@
+"""Blocks of the Gmail trade: OAuth clients, a user's grant, the handshake of one login, keys of the gateway."""
+
+from datetime import datetime
+
+from prefect.blocks.core import Block
+from pydantic import Field, HttpUrl, SecretStr
+
+GOOGLE_DOCS = HttpUrl("https://developers.google.com/identity/protocols/oauth2/web-server")
+
+
+class GoogleOAuthClient(Block):
+    """An OAuth web client of a Google Cloud project, and where Google's endpoints are."""
+
+    _block_type_name = "Zero Fleet Google OAuth Client"
+    _block_type_slug = "zero-fleet-google-oauth-client"
+    _description = (
+        "OAuth web client from Google Cloud. `google-zero` is for the Zero instances, `google-gmail` for users' profiles: "
+        "two clients, because their redirects and scopes differ."
+    )
+    _logo_url = HttpUrl("https://cdn.simpleicons.org/google")
+    _documentation_url = GOOGLE_DOCS
+
+    client_id: str = Field(title="Client ID", description="Ends in .apps.googleusercontent.com.")
+    client_secret: SecretStr = Field(title="Client secret")
+    scopes: list[str] = Field(
+        default_factory=lambda: ["openid", "email", "profile"],
+        title="Scopes asked for",
+        description=(
+            "`openid email profile` gives names, e-mail and picture without a review by Google; add "
+            "https://www.googleapis.com/auth/gmail.readonly (restricted) for counts and language. Only for google-gmail."
+        ),
+    )
+    auth_uri: str = Field(default="https://accounts.google.com/o/oauth2/v2/auth", title="Authorization endpoint")
+    token_uri: str = Field(default="https://oauth2.googleapis.com/token", title="Token endpoint")
+    revoke_uri: str = Field(default="https://oauth2.googleapis.com/revoke", title="Revocation endpoint")
+    userinfo_uri: str = Field(default="https://openidconnect.googleapis.com/v1/userinfo", title="Userinfo endpoint")
+    gmail_api: str = Field(default="https://gmail.googleapis.com", title="Gmail API")
+
+
+class GmailToken(Block):
+    """What a user granted; saved as `gmail-<id>`."""
+
+    _block_type_name = "Zero Fleet Gmail Token"
+    _block_type_slug = "zero-fleet-gmail-token"
+    _description = "Tokens of one connected Gmail account. Written by connect-gmail and kept fresh; not for editing."
+    _logo_url = HttpUrl("https://cdn.simpleicons.org/gmail")
+    _documentation_url = GOOGLE_DOCS
+
+    user: str = Field(title="User", description="The site's opaque key of the user.")
+    access_token: SecretStr = Field(default=SecretStr(""), title="Access token")
+    refresh_token: SecretStr = Field(default=SecretStr(""), title="Refresh token")
+    expires_at: datetime | None = Field(default=None, title="Access token expires at")
+    scopes: list[str] = Field(default_factory=list, title="Granted scopes")
+    generation: int = Field(default=0, title="Generation", description="Counts grants.")
+
+
+class GmailHandshake(Block):
+    """One login under way; saved as `gmail-handshake-<id>` for minutes, used once."""
+
+    _block_type_name = "Zero Fleet Gmail Handshake"
+    _block_type_slug = "zero-fleet-gmail-handshake"
+    _description = (
+        "State, PKCE verifier and code of one login under way. Written by connect-gmail and the gateway, then swept."
+    )
+    _logo_url = HttpUrl("https://cdn.simpleicons.org/gmail")
+    _documentation_url = GOOGLE_DOCS
+
+    user: str = Field(title="User")
+    state: SecretStr = Field(title="State")
+    code_verifier: SecretStr = Field(title="PKCE verifier")
+    expires_at: datetime = Field(title="Expires at")
+    code: SecretStr = Field(default=SecretStr(""), title="Authorization code")
+    error: str = Field(default="", title="Error that Google sent instead of a code")
+    used: bool = Field(default=False, title="Used")
+
+
+class GatewayKeys(Block):
+    """Keys by which other programs call the gateway."""
+
+    _block_type_name = "Zero Fleet Gateway Keys"
+    _block_type_slug = "zero-fleet-gateway-keys"
+    _description = "Keys by which other programs will call the gateway. Nothing reads it yet."
+    _logo_url = HttpUrl("https://cdn.simpleicons.org/keycdn")
+    _documentation_url = GOOGLE_DOCS
+
+    keys: dict[str, SecretStr] = Field(
+        default_factory=dict, title="Keys", description="Name of the program to its key."
+    )
+    metrics_token: SecretStr = Field(default=SecretStr(""), title="Metrics token")

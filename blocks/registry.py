@@ -1,0 +1,40 @@
+"""Opening the registry: a PostgreSQL database when the block ``registry`` names one, else a SQLite file of the state folder."""
+
+from functools import lru_cache
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+
+from blocks.backups import PostgresDatabase
+from blocks.documents import find
+from blocks.installation import installation
+
+BLOCK = "registry"
+
+
+async def registry_url() -> URL:
+    """Where the registry is. The URL holds the password when it is PostgreSQL: open it, do not show it."""
+    block = await find(PostgresDatabase, BLOCK)
+    return block.sqlalchemy_url() if block else make_url(f"sqlite:///{installation().registry_file}")
+
+
+@lru_cache(maxsize=4)
+def open_engine(url: URL) -> Engine:
+    """An engine on ``url``, one per process; SQLite with WAL, foreign keys and 30 s of patience for another writer."""
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=5)
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def settle(connection, record):  # type: ignore[no-untyped-def]
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    return engine
+
+
+async def open_registry() -> Engine:
+    """The registry's engine. The caller checks its revision (``tasks.registry.revision.require_head``)."""
+    return open_engine(await registry_url())

@@ -1,0 +1,123 @@
+"""Names: what may be called how. Pure; formats are checked here and nowhere else."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from tasks.errors import InvalidInput
+
+SLUG_LENGTH = 40
+"""Characters; with the prefix ``zero_client_`` it stays under PostgreSQL's 63 bytes (longer ones are cut silently)."""
+_SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_BLOCK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_EMAIL = re.compile(r"[^@\s\"'<>(),;:\\\[\]]+@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+LABEL_FLEET = "zero-fleet.fleet"
+LABEL_CLIENT = "zero-fleet.client"
+LABEL_SPEC = "zero-fleet.spec"
+LABEL_VERSION = "zero-fleet.version"
+
+
+def require_slug(value: str) -> str:
+    """``value`` if it is a client's slug.
+
+    Raises:
+        InvalidInput: it is not, with the rule in words.
+
+    >>> require_slug("acme-2")
+    'acme-2'
+    >>> require_slug("acme\\n")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: client 'acme\\n' is no slug; use small letters, digits and single hyphens, starting with a letter, at most 40 characters, like acme or acme-2.
+    """
+    if len(value) > SLUG_LENGTH or not _SLUG.fullmatch(value):
+        shown = value if len(value) <= 60 else value[:57] + "..."
+        raise InvalidInput(
+            f"client {shown!r} is no slug",
+            "use small letters, digits and single hyphens, starting with a letter, at most 40 characters, like acme or acme-2",
+        )
+    return value
+
+
+def require_block_name(value: str) -> str:
+    """``value`` if Prefect takes it as a block document's name (small letters, digits, hyphens).
+
+    >>> require_block_name("app-database")
+    'app-database'
+    """
+    if len(value) > 100 or not _BLOCK.fullmatch(value):
+        raise InvalidInput(
+            f"block name {value[:60]!r} is not one that Prefect takes",
+            "use small letters, digits and single hyphens",
+        )
+    return value
+
+
+def require_email(value: str) -> str:
+    """``value`` if it looks like one e-mail address; whether it exists only delivery can tell.
+
+    >>> require_email("ops@example.org")
+    'ops@example.org'
+    """
+    if len(value) > 254 or not _EMAIL.fullmatch(value) or not value.isprintable():
+        raise InvalidInput(f"{value[:80]!r} is no e-mail address", "write it like ops@example.org")
+    return value
+
+
+@dataclass(frozen=True)
+class ClientNames:
+    """What everything of one client is called; ``docker ps | grep zero`` and psql still find it."""
+
+    slug: str
+
+    @property
+    def container(self) -> str:
+        """Docker container, PostgreSQL database and role share this name.
+
+        >>> ClientNames("acme-2").container
+        'zero_client_acme_2'
+        """
+        return "zero_client_" + self.slug.replace("-", "_")
+
+    database = container
+    role = container
+
+    @property
+    def secrets_block(self) -> str:
+        """The ZeroSecrets block of the client.
+
+        >>> ClientNames("acme-2").secrets_block
+        'zero-acme-2'
+        """
+        return f"zero-{self.slug}"
+
+
+def require_user(value: str) -> str:
+    """``value`` if it can be the opaque key of a site's user: printable, no white space at the ends, 1 to 200 characters.
+
+    >>> require_user("42")
+    '42'
+    """
+    if not 1 <= len(value) <= 200 or not value.isprintable() or value != value.strip():
+        raise InvalidInput(
+            f"user {value[:60]!r} is no key of a user",
+            "give 1 to 200 printable characters without spaces at the ends",
+        )
+    return value
+
+
+def user_id(user: str) -> str:
+    """The short id that a user's blocks are named after (a key may hold what a block's name may not).
+
+    >>> user_id("42")
+    '73475cb40a56'
+    """
+    return hashlib.sha256(user.encode()).hexdigest()[:12]
+
+
+def gmail_block(user: str) -> str:
+    """The GmailToken block of ``user``.
+
+    >>> gmail_block("42")
+    'gmail-73475cb40a56'
+    """
+    return f"gmail-{user_id(user)}"
