@@ -79,6 +79,13 @@ class BackupPolicy(Block):
         title="Stall timeout (s)",
         description="A dump that gives no byte for so long is ended.",
     )
+    restore_seconds: int = Field(
+        default=1800,
+        ge=1,
+        le=604_800,
+        title="Restore timeout (s)",
+        description="Of the trial restore that verify-backup makes.",
+    )
     mail_enabled: bool = Field(
         default=False,
         title="Mail the backup",

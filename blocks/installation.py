@@ -36,6 +36,11 @@ class Installation(BaseSettings):
         description="Range that clients' host ports are allocated from; keep it outside 32768-60999.",
     )
 
+    pg_bin: Path | None = Field(
+        default=None,
+        description="Folder with pg_dump and psql, beside those of PATH; `make up` sets it to the embedded server's.",
+    )
+
     @property
     def network(self) -> str:
         """The fleet's bridge network."""
@@ -50,6 +55,11 @@ class Installation(BaseSettings):
     def locks(self) -> Path:
         """Folder of the lock files."""
         return self.state.resolve() / "locks"
+
+    @property
+    def backups(self) -> Path:
+        """Folder of the backups, unless the block `backup-policy` names one."""
+        return self.state.resolve() / "backups"
 
 
 @lru_cache(maxsize=1)
