@@ -44,6 +44,14 @@ class PostgresServer(Block):
     container_port: int | None = Field(
         default=None, ge=1, le=65535, title="Port as containers see it", description="Empty: the same port."
     )
+    harden: bool = Field(
+        default=False,
+        title="Ours alone",
+        description=(
+            "This server serves nothing but clients' databases: close `postgres` and `template1` to PUBLIC. Otherwise that is "
+            "only checked and reported."
+        ),
+    )
 
 
 class ZeroSecrets(Block):

@@ -1,0 +1,57 @@
+"""Opening the Docker engine: the one that the block ``docker-host`` names, else the environment's (DOCKER_HOST, or the socket)."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+BLOCK = "docker-host"
+TIMEOUT = 30
+"""Seconds that one answer of the engine may take, unless the block says otherwise."""
+
+
+async def open_docker() -> "DockerClient":
+    """A client of the Docker engine; it has asked the engine for its version once, so the engine answers.
+
+    Raises:
+        docker.errors.DockerException: the engine does not answer; the caller says what that means.
+    """
+    return await asyncio.to_thread(connect, await find_docker_host())
+
+
+async def find_docker_host() -> Any | None:
+    """The block ``docker-host`` (prefect_docker.DockerHost), or None."""
+    from prefect_docker import DockerHost
+
+    from blocks.documents import find
+
+    return await find(DockerHost, BLOCK)
+
+
+def connect(block: Any | None) -> "DockerClient":
+    """A client of the engine of ``block``, or of the environment's; blocks until it answers, at most ``TIMEOUT`` seconds.
+
+    Raises:
+        docker.errors.DockerException: it does not answer.
+    """
+    import docker
+
+    if block is None:
+        return docker.from_env(timeout=TIMEOUT)
+    given = {"version": block.version, "timeout": block.timeout or TIMEOUT, **block.client_kwargs}
+    if block.max_pool_size:
+        given["max_pool_size"] = block.max_pool_size
+    if block.base_url is None:
+        return docker.from_env(**given)
+    return docker.DockerClient(base_url=block.base_url, **given)
+
+
+def engine_name(client: "DockerClient") -> str:
+    """What the registry calls the engine: ``local`` for one behind a socket of this machine, else its host's name.
+
+    Ports are unique per name. A published port is asked for on 127.0.0.1 when it is ``local``, else on that host.
+    """
+    url = urlsplit(client.api.base_url)
+    return "local" if url.scheme == "http+docker" else (url.hostname or "local")[:100]
