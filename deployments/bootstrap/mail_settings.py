@@ -1,0 +1,142 @@
+"""What the EMAIL_* settings mean together. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from deployments.bootstrap.environment import Environment
+from tasks.errors import InvalidInput
+from tasks.registry.names import require_email
+
+Encryption = Literal["SSL", "STARTTLS", "INSECURE"]
+PERSONAL_OUTLOOK = ("outlook.", "hotmail.", "live.", "msn.com")
+_FROM = re.compile(r"[^<>]*<(?P<inside>[^<>]+)>|(?P<bare>[^<>\s]+)")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class MailServer:
+    """How to reach the SMTP server."""
+
+    host: str
+    port: int
+    encryption: Encryption
+    username: str
+    warnings: tuple[str, ...]
+
+
+def mail_server(environment: Environment) -> MailServer | None:
+    """The SMTP server of EMAIL_HOST, or None when it is not set.
+
+    SSL with EMAIL_USE_SSL or on port 465; else STARTTLS, unless EMAIL_USE_TLS says False.
+
+    Raises:
+        InvalidInput: both EMAIL_USE_TLS and EMAIL_USE_SSL, or half a login.
+    """
+    host, user = environment.email_host, environment.email_host_user
+    password = bool(environment.email_host_password.get_secret_value())
+    if not host:
+        return None
+    if environment.email_use_tls and environment.email_use_ssl:
+        raise InvalidInput(
+            "EMAIL_USE_TLS and EMAIL_USE_SSL are both True",
+            "keep EMAIL_USE_TLS for port 587, or EMAIL_USE_SSL for port 465",
+        )
+    if bool(user) != password:
+        there, missing = ("EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD")[:: 1 if user else -1]
+        raise InvalidInput(f"{there} is set, but {missing} is empty", "set both, or none for a server without login")
+    encryption: Encryption = "STARTTLS"
+    if environment.email_use_ssl or environment.email_port == 465:
+        encryption = "SSL"
+    elif environment.email_use_tls is False:
+        encryption = "INSECURE"
+    port = environment.email_port or {"SSL": 465, "STARTTLS": 587, "INSECURE": 25}[encryption]
+    return MailServer(host, port, encryption, user, tuple(_warnings(environment, encryption, port)))
+
+
+def _warnings(environment: Environment, encryption: Encryption, port: int) -> list[str]:
+    host, user = environment.email_host, environment.email_host_user
+    found = []
+    if encryption == "INSECURE" and host not in LOOPBACK:
+        what = "mails, the backups in them and your password" if user else "mails and the backups in them"
+        found.append(f"EMAIL_USE_TLS is False: {what} go to {host} unencrypted; set it to True if the server can.")
+    if encryption == "SSL" and environment.email_use_tls:
+        found.append(
+            "EMAIL_PORT 465 means SSL: EMAIL_USE_TLS (STARTTLS) is not used; write EMAIL_USE_SSL=True instead."
+        )
+    if encryption == "SSL" and port == 587:
+        found.append("EMAIL_PORT 587 is for STARTTLS as a rule: EMAIL_USE_SSL with it may fail; write 465.")
+    domain = user.rpartition("@")[2].lower()
+    if user and (
+        host.lower() == "smtp-mail.outlook.com" or ("office365" in host.lower() and domain.startswith(PERSONAL_OUTLOOK))
+    ):
+        found.append(
+            f"EMAIL_HOST {host}: Microsoft refuses passwords for personal Outlook accounts since September 2024 "
+            "(535 5.7.139); use another provider to send, Outlook can still receive."
+        )
+    return found
+
+
+def recipients(environment: Environment) -> list[str]:
+    """The addresses of EMAIL_BACKUP_RECIPIENT.
+
+    Raises:
+        InvalidInput: one of them is none.
+    """
+    wanted = [part.strip() for part in environment.email_backup_recipient.split(",")]
+    return list(dict.fromkeys(_address("EMAIL_BACKUP_RECIPIENT", part) for part in wanted if part))
+
+
+def sender(environment: Environment) -> str:
+    """What stands in From: DEFAULT_FROM_EMAIL, else EMAIL_HOST_USER when that is an address, else an empty text.
+
+    Raises:
+        InvalidInput: DEFAULT_FROM_EMAIL is neither `a@b` nor `Name <a@b>`.
+    """
+    given = environment.default_from_email
+    if given:
+        read = _FROM.fullmatch(given)
+        if not read or not given.isprintable():
+            raise InvalidInput(
+                f"DEFAULT_FROM_EMAIL {given[:80]!r} is no address", "write it like Backups <ops@example.org>"
+            )
+        _address("DEFAULT_FROM_EMAIL", read["inside"] or read["bare"])
+        return given
+    try:
+        return require_email(environment.email_host_user)
+    except InvalidInput:
+        return ""
+
+
+def _address(variable: str, text: str) -> str:
+    try:
+        return require_email(text)
+    except InvalidInput as refused:
+        raise InvalidInput(f"{variable}: {refused.what}", refused.cure) from None
+
+
+def mailing(environment: Environment) -> bool | None:
+    """Whether backups are mailed; None when nothing about mail is set (the policy's own default then stands).
+
+    EMAIL_BACKUP_ENABLED counts as True when it is not set and either a server or a recipient is.
+
+    Raises:
+        InvalidInput: they shall be mailed, but to nobody, or from nobody.
+    """
+    enabled = environment.email_backup_enabled
+    if enabled is None and not environment.email_host and not environment.email_backup_recipient:
+        return None
+    if enabled is False:
+        return False
+    if not environment.email_backup_recipient.strip(" ,"):
+        said = "EMAIL_BACKUP_ENABLED is True" if enabled else "EMAIL_BACKUP_ENABLED is True unless it is set"
+        raise InvalidInput(
+            f"{said}, but EMAIL_BACKUP_RECIPIENT is empty",
+            "name who gets the backups, or set EMAIL_BACKUP_ENABLED=False",
+        )
+    if environment.email_host and not sender(environment):
+        raise InvalidInput(
+            "DEFAULT_FROM_EMAIL is empty and EMAIL_HOST_USER is no e-mail address, so mails would have no sender",
+            "set DEFAULT_FROM_EMAIL, like Backups <ops@example.org>",
+        )
+    return True
