@@ -1,0 +1,162 @@
+"""The health trade's steps: what flows call; the only place here that knows Prefect and blocks."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from prefect import task
+from prefect.artifacts import acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from blocks.clients import PostgresServer
+from blocks.docker import engine_name, open_docker
+from blocks.documents import find
+from blocks.health import AlertPolicy
+from blocks.installation import installation
+from blocks.registry import open_registry
+from tasks.errors import FleetError, Unhealthy
+from tasks.health import databases, engine, probes, record, report
+from tasks.health.judgement import Policy
+from tasks.health.look import Look, Shard, World, as_written
+from tasks.health.probes import Answer
+from tasks.health.samples import Stored
+from tasks.registry.queries import instances, resolve_clients
+from tasks.registry.revision import require_head
+
+TABLE = "fleet"
+"""Key of the table artifact."""
+
+
+@task(name="look at engine and databases", cache_policy=NO_CACHE, persist_result=False)
+async def begin_look(clients: list[str] | None = None) -> Look:
+    """Read what is known of the clients, ask the Docker engine and the database server once each, open nothing else.
+
+    Args:
+        clients: one slug, several, or ``all``; None for a poll of the whole fleet, which also goes on when the engine
+            does not answer, and says so at its end.
+
+    Raises:
+        InvalidInput, NotFound: a wrong name.
+        Unreachable, Refused: the engine does not answer, where ``clients`` are given.
+    """
+    started = time.monotonic()
+    registry = await open_registry()
+    await asyncio.to_thread(require_head, registry)
+    stored = await asyncio.to_thread(record.read, registry)
+    if clients is not None:
+        named = frozenset(await asyncio.to_thread(resolve_clients, registry, clients))
+        stored = [one for one in stored if one.client in named]
+    if not stored:
+        return Look([], Policy(), World(databases={}), started)
+    policy = await find(AlertPolicy, "alert-policy")
+    world = await _world(stored)
+    if clients is not None and world.trouble is not None:
+        raise world.trouble
+    return Look(stored, Policy(policy.failures, policy.successes) if policy else Policy(), world, started)
+
+
+async def _world(stored: list[Stored]) -> World:
+    """What engine and database server say, both asked at the same time, each in a thread with deadlines of its own."""
+    server = await find(PostgresServer, "postgres-server")
+    asked = (
+        asyncio.to_thread(databases.look, _reach(server), [one.client for one in stored])
+        if server is not None
+        else asyncio.sleep(0, result=None)
+    )
+    engine_world, problems = await asyncio.gather(_engine(stored), asked)
+    return World(engine_world.host, engine_world.containers, engine_world.trouble, problems)
+
+
+def _reach(server: PostgresServer) -> databases.DatabaseServer:
+    return databases.DatabaseServer(
+        server.host,
+        server.port,
+        server.username,
+        server.password.get_secret_value(),
+        server.maintenance_database,
+        server.sslmode,
+    )
+
+
+async def _engine(stored: Iterable[Stored]) -> World:
+    from docker.errors import DockerException
+
+    try:
+        client = await open_docker()
+    except DockerException as error:
+        return World(trouble=engine.no_answer(error))
+    try:
+        host = engine_name(client)
+        last_seen = {one.client: one.checked_at for one in stored if one.docker_host == host}
+        containers = await asyncio.to_thread(engine.look, client, installation().fleet, last_seen)
+    except FleetError as error:
+        return World(trouble=error)
+    finally:
+        client.close()
+    return World(host, containers)
+
+
+@task(name="probe", task_run_name="probe {shard}", cache_policy=NO_CACHE, persist_result=False)
+async def probe_shard(shard: Shard) -> dict[str, Answer]:
+    """Ask the services of a portion of the fleet; an answer for each."""
+    return await probes.ask_all(shard.endpoints, shard.slots)
+
+
+@task(name="judge and write down", cache_policy=NO_CACHE, persist_result=False)
+async def settle_poll(look: Look, answers: list[dict[str, Answer]]) -> str:
+    """Judge what was seen, write it down in one transaction, publish the fleet's table.
+
+    Returns:
+        The poll in one sentence.
+
+    Raises:
+        Unreachable, Refused: the engine did not answer; all else is written.
+    """
+    outcomes, troubles = look.outcomes({slug: answer for shard in answers for slug, answer in shard.items()})
+    registry = await open_registry()
+    written = await asyncio.to_thread(
+        record.write,
+        registry,
+        look.at,
+        look.stored,
+        {one.stored.client: one.verdict for one in outcomes},
+        {one.stored.client: one.latency_ms for one in outcomes},
+    )
+    if len(written) < len(outcomes):
+        rows = await asyncio.to_thread(instances, registry)
+        outcomes = as_written(outcomes, written, {row.client: row.status for row in rows})
+    _log_changes(outcomes, written)
+    sentence = report.sentence(outcomes, look.seconds(), troubles, look.notes())
+    await acreate_table_artifact(
+        report.table(outcomes, look.at, installation().time_zone), TABLE, report.table_words(outcomes, sentence)
+    )
+    if look.world.trouble is not None:
+        raise look.world.trouble
+    return sentence
+
+
+def _log_changes(outcomes: Iterable[report.Outcome], written: frozenset[str]) -> None:
+    changed = [
+        f"{one.stored.client}: {one.stored.status.value} -> {one.verdict.status.value} ({one.verdict.reason})"
+        for one in outcomes
+        if one.stored.client in written and one.verdict.status is not one.stored.status
+    ]
+    if changed:
+        get_run_logger().warning("\n".join(changed))
+
+
+@task(name="tell", cache_policy=NO_CACHE, persist_result=False)
+async def tell_check(look: Look, answers: list[dict[str, Answer]]) -> str:
+    """A line per client, and a sentence for all; nothing is written.
+
+    Raises:
+        Unhealthy: a client that is meant to run is not well; every client has its line all the same.
+    """
+    outcomes, troubles = look.outcomes({slug: answer for shard in answers for slug, answer in shard.items()})
+    said = report.lines(outcomes)
+    get_run_logger().info("\n".join(said))
+    ill = [one.stored.client for one in outcomes if one.counts and not one.well]
+    if ill:
+        raise Unhealthy(*report.complaint(ill, len(outcomes), said))
+    return report.message(report.sentence(outcomes, look.seconds(), troubles, look.notes()), said)
