@@ -24,11 +24,11 @@ class PostgresDatabase(Block):
     _logo_url = HttpUrl("https://cdn.simpleicons.org/postgresql")
     _documentation_url = POSTGRES_DOCS
 
-    host: str = Field(title="Host")
-    port: int = Field(default=5432, ge=1, le=65535, title="Port")
-    database: str = Field(min_length=1, max_length=63, title="Database")
-    username: str = Field(min_length=1, max_length=63, title="User")
-    password: SecretStr = Field(default=SecretStr(""), title="Password")
+    host: str = Field(title="Host", description="As this machine reaches the server.")
+    port: int = Field(default=5432, ge=1, le=65535, title="Port", description="As this machine reaches the server.")
+    database: str = Field(min_length=1, max_length=63, title="Database", description="Its name.")
+    username: str = Field(min_length=1, max_length=63, title="User", description="A role that may read every table.")
+    password: SecretStr = Field(default=SecretStr(""), title="Password", description="Of that role.")
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="prefer", title="TLS", description="libpq's sslmode."
     )

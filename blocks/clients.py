@@ -25,11 +25,11 @@ class PostgresServer(Block):
     _documentation_url = DOCS
 
     host: str = Field(default="127.0.0.1", title="Host", description="As this machine reaches the server.")
-    port: int = Field(default=5432, ge=1, le=65535, title="Port")
+    port: int = Field(default=5432, ge=1, le=65535, title="Port", description="As this machine reaches the server.")
     username: str = Field(
         default="postgres", title="Provisioner role", description="LOGIN CREATEROLE CREATEDB suffices."
     )
-    password: SecretStr = Field(default=SecretStr(""), title="Password")
+    password: SecretStr = Field(default=SecretStr(""), title="Password", description="Of the provisioner role.")
     maintenance_database: str = Field(
         default="postgres", title="Maintenance database", description="Where provisioning connects and locks."
     )
@@ -85,7 +85,9 @@ class ZeroSecrets(Block):
         title="Google client ID",
         description="Only if this client has a Google client of its own.",
     )
-    google_client_secret: SecretStr = Field(default=SecretStr(""), title="Google client secret")
+    google_client_secret: SecretStr = Field(
+        default=SecretStr(""), title="Google client secret", description="Of that client."
+    )
     redis_token: SecretStr = Field(
         default=SecretStr(""),
         title="Redis token",
@@ -108,5 +110,5 @@ class TwilioCredentials(Block):
     _documentation_url = HttpUrl("https://www.twilio.com/docs/iam/credentials/api")
 
     account_sid: str = Field(title="Account SID", description="Starts with AC.")
-    auth_token: SecretStr = Field(title="Auth token")
+    auth_token: SecretStr = Field(title="Auth token", description="From the account's page in Twilio's console.")
     phone_number: str = Field(title="Phone number", description="With country code, like +43123456.")

@@ -15,8 +15,20 @@ class AlertPolicy(Block):
     _logo_url = HttpUrl("https://cdn.simpleicons.org/prometheus")
     _documentation_url = DOCS
 
-    failures: int = Field(default=3, ge=1, le=100, title="Failures to alert")
-    successes: int = Field(default=2, ge=1, le=100, title="Successes to resolve")
+    failures: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        title="Failures to alert",
+        description="So many failed probes in a row make a client unhealthy.",
+    )
+    successes: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        title="Successes to resolve",
+        description="So many good probes in a row make it healthy again.",
+    )
     recipients: list[str] = Field(
         default_factory=list, title="Recipients", description="Who will be mailed. Nothing mails alerts yet."
     )
