@@ -21,7 +21,7 @@ class GoogleOAuthClient(Block):
     _documentation_url = GOOGLE_DOCS
 
     client_id: str = Field(title="Client ID", description="Ends in .apps.googleusercontent.com.")
-    client_secret: SecretStr = Field(title="Client secret")
+    client_secret: SecretStr = Field(title="Client secret", description="From Google Cloud's page Credentials.")
     scopes: list[str] = Field(
         default_factory=lambda: ["openid", "email", "profile"],
         title="Scopes asked for",
@@ -30,11 +30,31 @@ class GoogleOAuthClient(Block):
             "https://www.googleapis.com/auth/gmail.readonly (restricted) for counts and language. Only for google-gmail."
         ),
     )
-    auth_uri: str = Field(default="https://accounts.google.com/o/oauth2/v2/auth", title="Authorization endpoint")
-    token_uri: str = Field(default="https://oauth2.googleapis.com/token", title="Token endpoint")
-    revoke_uri: str = Field(default="https://oauth2.googleapis.com/revoke", title="Revocation endpoint")
-    userinfo_uri: str = Field(default="https://openidconnect.googleapis.com/v1/userinfo", title="Userinfo endpoint")
-    gmail_api: str = Field(default="https://gmail.googleapis.com", title="Gmail API")
+    auth_uri: str = Field(
+        default="https://accounts.google.com/o/oauth2/v2/auth",
+        title="Authorization endpoint",
+        description="Where users consent; leave it, but for tests.",
+    )
+    token_uri: str = Field(
+        default="https://oauth2.googleapis.com/token",
+        title="Token endpoint",
+        description="Where codes and tokens are exchanged; leave it, but for tests.",
+    )
+    revoke_uri: str = Field(
+        default="https://oauth2.googleapis.com/revoke",
+        title="Revocation endpoint",
+        description="Where grants are given back; leave it, but for tests.",
+    )
+    userinfo_uri: str = Field(
+        default="https://openidconnect.googleapis.com/v1/userinfo",
+        title="Userinfo endpoint",
+        description="Where names and picture come from; leave it, but for tests.",
+    )
+    gmail_api: str = Field(
+        default="https://gmail.googleapis.com",
+        title="Gmail API",
+        description="Where counts and language come from; leave it, but for tests.",
+    )
 
 
 class GmailToken(Block):
@@ -47,10 +67,16 @@ class GmailToken(Block):
     _documentation_url = GOOGLE_DOCS
 
     user: str = Field(title="User", description="The site's opaque key of the user.")
-    access_token: SecretStr = Field(default=SecretStr(""), title="Access token")
-    refresh_token: SecretStr = Field(default=SecretStr(""), title="Refresh token")
-    expires_at: datetime | None = Field(default=None, title="Access token expires at")
-    scopes: list[str] = Field(default_factory=list, title="Granted scopes")
+    access_token: SecretStr = Field(
+        default=SecretStr(""), title="Access token", description="Short-lived; renewed by itself."
+    )
+    refresh_token: SecretStr = Field(
+        default=SecretStr(""), title="Refresh token", description="What the access token is renewed with."
+    )
+    expires_at: datetime | None = Field(
+        default=None, title="Access token expires at", description="Renewed before this moment."
+    )
+    scopes: list[str] = Field(default_factory=list, title="Granted scopes", description="What the user ticked.")
     generation: int = Field(default=0, title="Generation", description="Counts grants.")
 
 
@@ -65,12 +91,12 @@ class GmailHandshake(Block):
     _logo_url = HttpUrl("https://cdn.simpleicons.org/gmail")
     _documentation_url = GOOGLE_DOCS
 
-    user: str = Field(title="User")
-    state: SecretStr = Field(title="State")
-    code_verifier: SecretStr = Field(title="PKCE verifier")
-    expires_at: datetime = Field(title="Expires at")
-    code: SecretStr = Field(default=SecretStr(""), title="Authorization code")
-    error: str = Field(default="", title="Error that Google sent instead of a code")
+    user: str = Field(title="User", description="The site's opaque key of the user.")
+    state: SecretStr = Field(title="State", description="Ties Google's answer to this login.")
+    code_verifier: SecretStr = Field(title="PKCE verifier", description="Proves that the code is ours.")
+    expires_at: datetime = Field(title="Expires at", description="The login counts until then.")
+    code: SecretStr = Field(default=SecretStr(""), title="Authorization code", description="Exchanged once for tokens.")
+    error: str = Field(default="", title="Error that Google sent instead of a code", description="Like access_denied.")
     used: bool = Field(default=False, title="Used")
 
 
@@ -86,4 +112,6 @@ class GatewayKeys(Block):
     keys: dict[str, SecretStr] = Field(
         default_factory=dict, title="Keys", description="Name of the program to its key."
     )
-    metrics_token: SecretStr = Field(default=SecretStr(""), title="Metrics token")
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""), title="Metrics token", description="For reading the metrics."
+    )
