@@ -3,6 +3,8 @@
 from datetime import datetime
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from pydantic import Field, HttpUrl, SecretStr
 
 GOOGLE_DOCS = HttpUrl("https://developers.google.com/identity/protocols/oauth2/web-server")
@@ -81,7 +83,9 @@ class GmailToken(Block):
 
 
 class GmailHandshake(Block):
-    """One login under way; saved as `gmail-handshake-<id>` for minutes, used once."""
+    """One login under way, for minutes: the flow saves its half as `gmail-handshake-<id>`, the gateway Google's answer as
+    `gmail-handshake-<id>-answer`. Prefect's API lets only one document have a name, so only one callback can win.
+    """
 
     _block_type_name = "Zero Fleet Gmail Handshake"
     _block_type_slug = "zero-fleet-gmail-handshake"
@@ -92,12 +96,69 @@ class GmailHandshake(Block):
     _documentation_url = GOOGLE_DOCS
 
     user: str = Field(title="User", description="The site's opaque key of the user.")
-    state: SecretStr = Field(title="State", description="Ties Google's answer to this login.")
-    code_verifier: SecretStr = Field(title="PKCE verifier", description="Proves that the code is ours.")
+    state: SecretStr = Field(default=SecretStr(""), title="State", description="Ties Google's answer to this login.")
+    code_verifier: SecretStr = Field(
+        default=SecretStr(""), title="PKCE verifier", description="Proves that the code is ours."
+    )
     expires_at: datetime = Field(title="Expires at", description="The login counts until then.")
     code: SecretStr = Field(default=SecretStr(""), title="Authorization code", description="Exchanged once for tokens.")
     error: str = Field(default="", title="Error that Google sent instead of a code", description="Like access_denied.")
-    used: bool = Field(default=False, title="Used")
+
+    @staticmethod
+    def block_name(ident: str) -> str:
+        """The flow's half of handshake ``ident``."""
+        return f"gmail-handshake-{ident}"
+
+    @staticmethod
+    def answer_name(ident: str) -> str:
+        """The gateway's half of handshake ``ident``."""
+        return f"gmail-handshake-{ident}-answer"
+
+    async def save_first(self, name: str) -> bool:
+        """Save as ``name`` if nothing has that name yet; False when somebody was faster. Atomic in Prefect's database."""
+        try:
+            await self.asave(name)
+        except ValueError as error:
+            if isinstance(error.__cause__, ObjectAlreadyExists):
+                return False
+            raise
+        return True
+
+    @classmethod
+    async def is_saved(cls, name: str) -> bool:
+        """Whether the document ``name`` exists; one request that brings no secret along and emits no event."""
+        async with get_client() as client:
+            try:
+                await client.read_block_document_by_name(name, cls.get_block_type_slug(), include_secrets=False)
+            except ObjectNotFound:
+                return False
+            return True
+
+    @classmethod
+    async def sweep(cls, moment: datetime, ident: str = "") -> int:
+        """Delete both halves of handshake ``ident``, and those of every handshake that ended before ``moment``.
+
+        Returns:
+            How many documents were deleted.
+        """
+        gone = 0
+        mine = {cls.block_name(ident), cls.answer_name(ident)} if ident else set()
+        async with get_client() as client:
+            try:
+                documents = await client.read_block_documents_by_type(cls.get_block_type_slug(), include_secrets=False)
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code == 404:  # the type is not registered: no login was ever begun
+                    return 0
+                raise
+            for document in documents:
+                ends = datetime.fromisoformat(str(document.data["expires_at"]).replace("Z", "+00:00"))
+                if document.name in mine or ends < moment:
+                    try:
+                        await client.delete_block_document(document.id)
+                    except ObjectNotFound:  # another run swept it
+                        continue
+                    gone += 1
+        return gone
 
 
 class GatewayKeys(Block):
