@@ -1,0 +1,105 @@
+"""This fleet's containers and networks, seen by the stack: stopped and started as a whole, removed by `make clean`."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET
+
+
+def _client(seconds: int = 60) -> Any:
+    import docker
+
+    return docker.from_env(timeout=seconds)
+
+
+def ours(fleet: str) -> list[dict[str, Any]]:
+    """The fleet's containers as the engine lists them, stopped ones too."""
+    client = _client()
+    try:
+        return list(client.api.containers(all=True, filters={"label": f"{LABEL_FLEET}={fleet}"}))
+    finally:
+        client.close()
+
+
+def name(container: dict[str, Any]) -> str:
+    """The container's name."""
+    return str(container["Names"][0]).lstrip("/")
+
+
+def client_of(container: dict[str, Any]) -> str:
+    """The client's slug, from the label."""
+    return str(container["Labels"].get(LABEL_CLIENT, "?"))
+
+
+def stop_all(fleet: str, memory: Path) -> list[str]:
+    """Stop the fleet's running containers and remember them in the file ``memory``; their names."""
+    running = [found for found in ours(fleet) if found["State"] in ("running", "restarting", "paused")]
+    if running or not memory.exists():
+        memory.write_text(json.dumps([name(found) for found in running]))
+    client = _client()
+    try:
+        for found in running:
+            client.api.stop(found["Id"], timeout=10)
+    finally:
+        client.close()
+    return [name(found) for found in running]
+
+
+def start_remembered(fleet: str, memory: Path) -> list[str]:
+    """Start what ``stop_all`` stopped; the names of those that were started."""
+    if not memory.exists():
+        return []
+    wanted = set(json.loads(memory.read_text()))
+    started = []
+    client = _client()
+    try:
+        for found in ours(fleet):
+            if name(found) in wanted and found["State"] in ("exited", "created"):
+                client.api.start(found["Id"])
+                started.append(name(found))
+    finally:
+        client.close()
+    memory.unlink()
+    return started
+
+
+def ensure_network(fleet: str, network: str) -> str:
+    """Make the fleet's bridge when it is missing; its subnet, for pg_hba.conf."""
+    client = _client()
+    try:
+        found = client.networks.list(names=[network])
+        exact = [candidate for candidate in found if candidate.name == network]
+        if not exact:
+            exact = [
+                client.networks.create(
+                    network,
+                    driver="bridge",
+                    labels={LABEL_FLEET: fleet},
+                    options={"com.docker.network.bridge.enable_icc": "false"},
+                )
+            ]
+        exact[0].reload()
+        return str(exact[0].attrs["IPAM"]["Config"][0]["Subnet"])
+    finally:
+        client.close()
+
+
+def remove_all(fleet: str) -> list[str]:
+    """Remove the fleet's containers and networks for good; the containers' names."""
+    from docker.errors import APIError
+
+    names = []
+    client = _client()
+    try:
+        for found in ours(fleet):
+            with contextlib.suppress(APIError):
+                client.api.remove_container(found["Id"], force=True, v=True)
+            names.append(name(found))
+        for network in client.api.networks(filters={"label": f"{LABEL_FLEET}={fleet}"}):
+            with contextlib.suppress(APIError):
+                client.api.remove_network(network["Id"])
+    finally:
+        client.close()
+    return names

@@ -1,0 +1,93 @@
+"""The work pool, its queues, and the deployments of prefect.yaml; may run any number of times."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.errors import FleetError
+
+POOL = "fleet"
+QUEUES = {"health": 1, "work": 3}
+"""Name to limit: two queues, so that a waiting or long run never starves the poll. Few, because of Prefect on SQLite."""
+COMMAND = f"{sys.executable} -m deployments.one_machine.flow_process"
+
+
+async def ensure_pool() -> None:
+    """Make the process pool and its queues, or put their limits and command right."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    template["variables"]["properties"]["command"]["default"] = COMMAND
+    async with get_client() as client:
+        try:
+            found = await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        else:
+            if found.base_job_template != template:
+                await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
+        for name, limit in QUEUES.items():
+            try:
+                queue = await client.read_work_queue_by_name(name, work_pool_name=POOL)
+            except ObjectNotFound:
+                queue = await client.create_work_queue(name=name, work_pool_name=POOL)
+            if queue.concurrency_limit != limit:
+                await client.update_work_queue(queue.id, concurrency_limit=limit)
+
+
+def fingerprint(root: Path, environment: Mapping[str, str]) -> str:
+    """A hash of everything that a deployment is made from: prefect.yaml, the flows and their schemas, two settings."""
+    digest = hashlib.sha256()
+    sources = [root / "prefect.yaml", root / "tasks" / "registry" / "spec.py", *sorted((root / "flows").rglob("*.py"))]
+    for path in sources:
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for name in ("ZERO_FLEET_ROOT", "TIME_ZONE"):
+        digest.update(environment[name].encode())
+    return digest.hexdigest()
+
+
+def deploy(root: Path, environment: Mapping[str, str], log: Path) -> None:
+    """Run ``prefect deploy --all``.
+
+    Raises:
+        FleetError: it failed; its last line, and where the rest is.
+    """
+    with log.open("w") as sink:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            cwd=root, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        last = ([line for line in log.read_text().splitlines() if line.strip()] or ["no output"])[-1]
+        raise FleetError(f"`prefect deploy --all` failed ({last.strip()[:200]})", f"read {log}")
+
+
+async def crash_orphans() -> int:
+    """Mark runs as crashed that no process works on: called when no worker runs, and flows die with their worker.
+
+    Without this a killed poll would stand as Running and keep the only slot of its queue.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    lost = FlowRunFilter(
+        state=FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+        )
+    )
+    async with get_client() as client:
+        runs = await client.read_flow_runs(flow_run_filter=lost, limit=200)
+        for run in runs:
+            await client.set_flow_run_state(
+                run.id,
+                Crashed(message="its worker ended before it; run it again, it goes on where it was cut off"),
+                force=True,
+            )
+    return len(runs)

@@ -1,0 +1,320 @@
+"""The one-machine stack: up, down, status, clean. Everything may be run again at any time."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployments.one_machine import containers, engine, processes
+from deployments.one_machine.embedded_postgres import EmbeddedPostgres, home_of
+from deployments.one_machine.settings import ROOT, Stack, prepare, require_free, write_private
+from tasks.errors import Conflict, Unreachable
+
+if TYPE_CHECKING:
+    from deployments.bootstrap.plan import Wanted
+
+START_SECONDS = 120
+PROVISIONER = "zero_provisioner"
+WORKERS = ("worker-health", "worker-work")
+ALL = ("worker-health", "worker-work", "gateway", "smtp-standin", "google-standin", "server")
+"""In the order in which they are stopped."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What this stack runs with besides its settings.
+
+    Args:
+        values: settings in the operators' names, as from ``.env``.
+        given: makes the blocks that the stack has of its own (embedded PostgreSQL, stand-ins).
+        worker: environment for the workers alone.
+        before: starts what must run beside (the demo's stand-ins).
+    """
+
+    values: Mapping[str, str] = field(repr=False)
+    given: "Callable[[], list[Wanted]]" = field(default=list)
+    worker: Mapping[str, str] = field(default_factory=dict)
+    before: Callable[[], None] = field(default=lambda: None)
+
+
+def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool = False) -> None:
+    """Bring the stack up, from nothing or from whatever part of it runs.
+
+    Raises:
+        FleetError: what could not be started, and what to do.
+    """
+    prepare(place)
+    _check_ports(place, recipe)
+    if engine.ensure(place.logs / "dockerd.log", say):
+        (place.run / "dockerd-is-ours").touch()
+    environment = place.environment()
+    os.environ.update(environment)
+    first = processes.alive("server", place.run) is None
+    if first:
+        processes.start(
+            "server",
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(place.port)],
+            place.run, place.logs, place.server_environment(), ROOT,
+        )  # fmt: skip
+    # While the server takes its seconds to start:
+    recipe.before()
+    given = recipe.given()
+    if not recipe.values.get("ZERO_POSTGRES_URL"):
+        given += [embedded_server(place, say)]
+    else:
+        containers.ensure_network(place.fleet, f"zero-fleet-{place.fleet}")
+    answers(f"{place.api}/health", "the Prefect server", place, "server")
+    say(f"Prefect server answers at {place.ui}")
+    asyncio.run(_configure(place, recipe, given, environment, say, overwrite))
+    for name, limit in (("health", 1), ("work", 3)):
+        processes.start(
+            f"worker-{name}",
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fleet", "--type", "process",
+             "--work-queue", name, "--limit", str(limit), "--name", f"{place.fleet}-{name}", "--install-policy", "never"],
+            place.run, place.logs, {**environment, **recipe.worker}, ROOT,
+        )  # fmt: skip
+    started = containers.start_remembered(place.fleet, place.run / "containers.json")
+    if started:
+        say(f"started again: {', '.join(started)}")
+    answers(f"http://127.0.0.1:{place.gateway_port}/health", "the gateway", place, "gateway")
+    say(f"two workers and the gateway ({place.gateway_url}) run")
+
+
+async def _configure(
+    place: Stack,
+    recipe: Recipe,
+    given: "list[Wanted]",
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    overwrite: bool,
+) -> None:
+    from deployments.bootstrap.run import bootstrap
+    from deployments.one_machine import pool
+
+    report = await bootstrap(dict(recipe.values), overwrite=overwrite, given=given)
+    for line in report.lines():
+        say(line)
+    await pool.ensure_pool()
+    # The gateway needs no deployment; it starts while they are made.
+    processes.start(
+        "gateway",
+        [sys.executable, "-m", "deployments.gateway", "--host", _gateway_host(), "--port", str(place.gateway_port)],
+        place.run, place.logs, environment, ROOT,
+    )  # fmt: skip
+    seen = place.state / "deployed"
+    wanted = pool.fingerprint(ROOT, environment)
+    if not seen.exists() or seen.read_text() != wanted:
+        say("deploying prefect.yaml")
+        pool.deploy(ROOT, environment, place.logs / "deploy.log")
+        write_private(seen, wanted)
+    else:
+        say("prefect.yaml and the flows are unchanged; nothing to deploy")
+    if not any(processes.alive(name, place.run) for name in WORKERS):
+        lost = await pool.crash_orphans()
+        if lost:
+            say(f"{lost} run(s) that an earlier worker left open are marked as crashed")
+
+
+def embedded(place: Stack) -> EmbeddedPostgres:
+    """The stack's own PostgreSQL server; listens on Docker's bridge too where the engine runs on this kernel."""
+    listen: tuple[str, ...] = ("127.0.0.1",)
+    subnets: tuple[str, ...] = ()
+    if engine.is_local() and engine.answers():
+        bridge = engine.bridge()
+        listen = ("127.0.0.1", bridge.gateway)
+        network = containers.ensure_network(place.fleet, f"zero-fleet-{place.fleet}")
+        subnets = (bridge.subnet, network)
+    return EmbeddedPostgres(
+        home_of(place.fleet, place.state), place.postgres_port, place.key("postgres-superuser"), listen, subnets
+    )
+
+
+def embedded_server(place: Stack, say: Callable[[str], None]) -> "Wanted":
+    """Start the embedded PostgreSQL, make its provisioner, close its own databases to PUBLIC; the block that names it."""
+    import psycopg
+    from psycopg import sql
+    from pydantic import SecretStr
+
+    from blocks.clients import PostgresServer
+    from deployments.bootstrap.plan import Wanted
+
+    server = embedded(place)
+    server.start()
+    password = place.key("postgres-provisioner")
+    with psycopg.connect(
+        host="127.0.0.1", port=server.port, user="postgres", password=server.superuser_password, dbname="postgres",
+        autocommit=True, connect_timeout=10,
+    ) as connection:  # fmt: skip
+        role = sql.Identifier(PROVISIONER)
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (PROVISIONER,)).fetchone():
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        verifier = connection.pgconn.encrypt_password(
+            password.encode(), PROVISIONER.encode(), b"scram-sha-256"
+        ).decode()
+        connection.execute(
+            sql.SQL("ALTER ROLE {} LOGIN CREATEROLE CREATEDB PASSWORD {}").format(role, sql.Literal(verifier))
+        )
+        for database in ("postgres", "template1"):
+            connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
+            connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database), role))
+    say(f"embedded PostgreSQL answers on port {server.port}")
+    return Wanted(
+        "postgres-server",
+        PostgresServer,
+        {
+            "host": "127.0.0.1",
+            "port": server.port,
+            "username": PROVISIONER,
+            "password": SecretStr(password),
+            "container_host": "host.docker.internal",
+        },
+    )
+
+
+def _gateway_host() -> str:
+    # A reverse proxy or a browser on this machine; another address is for whoever sets GATEWAY_HOST.
+    return os.environ.get("GATEWAY_HOST") or "127.0.0.1"
+
+
+def _check_ports(place: Stack, recipe: Recipe) -> None:
+    if processes.alive("server", place.run) is None:
+        require_free(place.port, "Prefect", "ZERO_FLEET_PORT")
+    if processes.alive("gateway", place.run) is None:
+        require_free(place.gateway_port, "the gateway", "GATEWAY_PORT (and GATEWAY_URL)")
+    if not recipe.values.get("ZERO_POSTGRES_URL"):
+        home = home_of(place.fleet, place.state)
+        if not EmbeddedPostgres(home, place.postgres_port, "").running():
+            require_free(place.postgres_port, "the embedded PostgreSQL", "ZERO_FLEET_PORT (it takes the one after it)")
+
+
+def answers(url: str, what: str, place: Stack, name: str, seconds: float = START_SECONDS) -> None:
+    """Return when ``url`` answers 200.
+
+    Raises:
+        Unreachable: it did not within ``seconds``, or its process ``name`` ended; where its log is.
+    """
+    import httpx
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=3, trust_env=False).status_code == 200:
+                return
+        if processes.alive(name, place.run) is None:
+            break
+        time.sleep(0.1)
+    raise Unreachable(f"{what} did not start", f"read the end of {place.logs / name}.log")
+
+
+def down(place: Stack, say: Callable[[str], None]) -> None:
+    """Stop our processes, then our containers (kept), then PostgreSQL, then dockerd if we started it. Data stays."""
+    if not place.run.exists():
+        say(f"nothing was ever started from {place.state}")
+        return
+    for name in ALL:
+        if processes.stop(name, place.run):
+            say(f"stopped {name}")
+    if engine.answers():
+        stopped = containers.stop_all(place.fleet, place.run / "containers.json")
+        if stopped:
+            say(f"stopped {', '.join(stopped)} (kept)")
+    home = home_of(place.fleet, place.state)
+    server = EmbeddedPostgres(home, place.postgres_port, "")
+    if home.exists() and server.running():
+        server.stop()
+        say("stopped the embedded PostgreSQL")
+    if (place.run / "dockerd-is-ours").exists():
+        _stop_daemon(place, say)
+
+
+def _stop_daemon(place: Stack, say: Callable[[str], None]) -> None:
+    import docker
+
+    if engine.answers():
+        client = docker.from_env(timeout=10)
+        others = client.containers.list()
+        client.close()
+        if others:
+            say(f"dockerd goes on: {len(others)} container(s) that are not ours run on it")
+            return
+    if engine.stop_daemon():
+        say("stopped dockerd")
+    (place.run / "dockerd-is-ours").unlink(missing_ok=True)
+
+
+def status(place: Stack) -> list[tuple[str, str, str]]:
+    """What runs and where: name, state, address."""
+    where = {
+        "server": place.ui,
+        "gateway": place.gateway_url,
+        "worker-health": "queue health",
+        "worker-work": "queue work",
+    }
+    rows = []
+    for name in reversed(ALL):
+        process = processes.alive(name, place.run)
+        if process is not None or name in where:
+            rows.append((name, f"runs (pid {process.pid})" if process else "down", where.get(name, "127.0.0.1")))
+    home = home_of(place.fleet, place.state)
+    if home.exists():
+        server = EmbeddedPostgres(home, place.postgres_port, "")
+        rows.append(("postgres", "runs" if server.running() else "down", f"127.0.0.1:{place.postgres_port}"))
+    if not engine.answers():
+        return [*rows, ("docker", "down", os.environ.get("DOCKER_HOST", "the default socket"))]
+    rows.append(("docker", "runs", os.environ.get("DOCKER_HOST", "the default socket")))
+    for found in containers.ours(place.fleet):
+        ports = [f"{port.get('IP')}:{port['PublicPort']}" for port in found.get("Ports", []) if port.get("PublicPort")]
+        rows.append((containers.name(found), str(found["Status"]), ", ".join(ports)))
+    return rows
+
+
+def clean(place: Stack, say: Callable[[str], None], confirmed: str | None) -> None:
+    """Stop everything and delete it for good: containers, networks, databases, state.
+
+    Raises:
+        Conflict: clients of the operator's own would be deleted, and nobody confirmed it.
+    """
+    if not place.run.exists():
+        shutil.rmtree(place.state, ignore_errors=True)
+        return
+    clients = clients_of(place)
+    if clients and not (place.state / "demo").exists() and confirmed != place.fleet:
+        raise Conflict(
+            f"`make clean` would delete the databases, mail and backups of {len(clients)} client(s) ({', '.join(clients[:5])})",
+            f"back them up, then type `make clean CONFIRM={place.fleet}`",
+        )
+    for name in ALL:
+        processes.stop(name, place.run)
+    # After `make down` the daemon may be stopped, with our containers still on its disk.
+    if engine.ensure(place.logs / "dockerd.log", say):
+        (place.run / "dockerd-is-ours").touch()
+    removed = containers.remove_all(place.fleet)
+    if removed:
+        say(f"removed {', '.join(removed)}")
+    down(place, say)
+    home = home_of(place.fleet, place.state)
+    EmbeddedPostgres(home, place.postgres_port, "").remove()
+    if home.parent.name == place.fleet:
+        shutil.rmtree(home.parent, ignore_errors=True)
+    shutil.rmtree(place.state)
+    say(f"removed {place.state}")
+
+
+def clients_of(place: Stack) -> list[str]:
+    """The slugs in the SQLite registry of this state folder."""
+    import sqlite3
+
+    file: Path = place.state / "registry.sqlite"
+    if not file.exists():
+        return []
+    try:
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
+            return [row[0] for row in connection.execute("SELECT slug FROM client ORDER BY slug")]
+    except sqlite3.Error:
+        return []
