@@ -1,0 +1,222 @@
+"""The file of a backup: compressed and hashed as it is written, proven by reading it back, and then published in one move."""
+
+import hashlib
+import io
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tasks.errors import Damaged, FleetError, Refused
+
+OpenFile = io.FileIO | io.BufferedReader
+CHUNK = 1 << 20
+TAIL = 4096
+"""Bytes at the end in which the trailer of a complete dump must lie."""
+_COMPLETE = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(\\unrestrict [A-Za-z0-9]+\n\s*)?\Z")
+
+
+class _Hashed:
+    """A file that hashes and counts what is written to it (isal calls it from its own thread)."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of ``data``."""
+        left = memoryview(data)
+        while left:  # unbuffered, so that an error shows here and once
+            left = left[self._file.write(left) :]
+        self.digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+    def read(self, count: int = -1) -> bytes:
+        """Never used; isal knows a file by it."""
+        raise OSError("written, not read")
+
+
+class Archive:
+    """A compressed dump under way in a temporary file of its target's folder.
+
+    ISA-L on one thread keeps pace with pg_dump; level 2 is its smallest that does.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        from isal import igzip_threaded
+
+        self._file = file
+        self._hashed = _Hashed(file)
+        self._gzip = igzip_threaded.open(self._hashed, "wb", compresslevel=2, threads=1, block_size=CHUNK)  # type: ignore[no-untyped-call]
+        self.raw_bytes = 0
+        self.tail = b""
+
+    def write(self, data: bytes) -> None:
+        """Compress ``data``; raises OSError when the disk refuses."""
+        self._gzip.write(data)
+        self.raw_bytes += len(data)
+        self.tail = data[-TAIL:] if len(data) >= TAIL else (self.tail + data)[-TAIL:]
+
+    def close(self) -> tuple[int, str]:
+        """Finish the file and bring it to the disk; its size in bytes and SHA-256."""
+        self._gzip.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._hashed.size, self._hashed.digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Stop the compressing thread of a file that will not be finished."""
+        with suppress(Exception):  # whatever it says, the file is thrown away
+            self._gzip.close()
+
+
+def is_complete(tail: bytes) -> bool:
+    r"""Whether ``tail`` ends as a complete dump does (from 15.14 on a line ``\unrestrict KEY`` follows the trailer).
+
+    >>> is_complete(b"x\n--\n-- PostgreSQL database dump complete\n--\n\n"), is_complete(b"COPY a FROM stdin;\n1")
+    (True, False)
+    """
+    return bool(_COMPLETE.search(b"\n" + tail))
+
+
+def prove(file: OpenFile, path: Path, raw_bytes: int | None = None) -> int:
+    """Read the compressed dump ``file`` from its start through the decompressor; the raw bytes it holds.
+
+    Raises:
+        Damaged: it is empty, cut short, altered, or no complete dump.
+    """
+    held, tail = 0, b""
+    for chunk in decompressed(file, path):
+        held += len(chunk)
+        tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
+    if not is_complete(tail) or (raw_bytes is not None and held != raw_bytes):
+        raise Damaged(f"{path} is no complete dump (its end is missing)", "make a new backup and keep this file aside")
+    return held
+
+
+def decompressed(file: OpenFile, path: Path) -> Iterator[bytes]:
+    """The dump in ``file``, from its start, in pieces of at most 1 MiB.
+
+    Raises:
+        Damaged: it is no gzip file, or is cut short or altered.
+    """
+    from isal import igzip_threaded, isal_zlib
+
+    file.seek(0)
+    try:
+        with igzip_threaded.open(file, "rb", block_size=CHUNK) as reader:  # type: ignore[no-untyped-call]
+            while chunk := reader.read(CHUNK):
+                yield chunk
+    except (EOFError, ValueError, struct.error, OSError, isal_zlib.error) as error:  # type: ignore[misc]
+        if isinstance(error, OSError) and error.errno:
+            raise disk_error(error, path) from None
+        raise Damaged(
+            f"{path} is damaged ({error})", "make a new backup and keep this file aside; look at the disk"
+        ) from None
+
+
+def sha256(file: OpenFile) -> str:
+    """The SHA-256 of ``file`` from its start."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[tuple[io.FileIO, Path]]:
+    """A new 0600 file beside ``path``; whatever happens it is gone afterwards, unless it was renamed.
+
+    What killed runs left is removed first: the caller holds the target's lock, so nobody writes it.
+
+    Raises:
+        Refused: the folder cannot be made or written, or ``path`` is a folder.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise disk_error(error, path.parent) from None
+    if path.is_dir():
+        os.close(handle)
+        part.unlink()
+        raise Refused(f"{path} is a folder, so no backup can lie there", "move it away, or choose another file name")
+    try:
+        with open(handle, "w+b", buffering=0) as file:
+            yield file, part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> list[Path]:
+    """Remove temporary files of ``path``'s killed runs; which they were."""
+    left = list(path.parent.glob(f".{_literal(path.name)}.*.part"))
+    for part in left:
+        part.unlink(missing_ok=True)
+    return left
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def publish(part: Path, path: Path) -> None:
+    """Move ``part`` to ``path`` in one step and bring the folder to the disk."""
+    os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def disk_error(error: OSError, path: Path) -> FleetError:
+    """What the file system's refusal means for the backups at ``path``.
+
+    >>> import errno
+    >>> print(disk_error(OSError(errno.ENOSPC, ""), Path("/b")))
+    no space is left on the disk of /b, the previous backup is untouched; free space there and run again.
+    """
+    import errno
+
+    what, cure = {
+        errno.ENOSPC: (
+            f"no space is left on the disk of {path}, the previous backup is untouched",
+            "free space there and run again",
+        ),
+        errno.EDQUOT: (
+            f"the disk quota at {path} is used up, the previous backup is untouched",
+            "raise it or free space there and run again",
+        ),
+        errno.EACCES: (
+            f"the folder {path} cannot be written (permission denied)",
+            "give the worker's user the right to write there, or choose another folder in the block backup-policy",
+        ),
+        errno.EPERM: (
+            f"the folder {path} cannot be written (operation not permitted)",
+            "give the worker's user the right to write there, or choose another folder in the block backup-policy",
+        ),
+        errno.EROFS: (
+            f"the folder {path} is on a read-only file system",
+            "mount it writable, or choose another folder in the block backup-policy",
+        ),
+        errno.ENOTDIR: (
+            f"{path} or a part of its path is a file, not a folder",
+            "move that file away, or choose another folder in the block backup-policy",
+        ),
+        errno.EEXIST: (
+            f"{path} is a file, not a folder",
+            "move that file away, or choose another folder in the block backup-policy",
+        ),
+    }.get(
+        error.errno or 0, (f"the disk of {path} failed ({error.strerror or error})", "look at the disk and run again")
+    )
+    return Refused(what, cure)

@@ -1,0 +1,184 @@
+"""PostgreSQL's own programs: which pg_dump and psql fit a server, and starting one so that it ends when we do."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.backups.source import Database
+from tasks.errors import InvalidInput, NotConfigured
+
+CONNECT_SECONDS = 15
+_KEPT = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY")
+
+# PR_SET_PDEATHSIG (1) with SIGTERM (15): pg_dump then cancels its statement on the server, which SIGKILL would leave behind.
+# A launcher and not preexec_fn, because we start it from a thread of a process with many.
+_LAUNCH = """
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 15)
+except AttributeError:
+    pass
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A folder with pg_dump and psql of one version."""
+
+    folder: Path
+    version: tuple[int, int]
+
+    @property
+    def pg_dump(self) -> Path:
+        """The program that dumps."""
+        return self.folder / "pg_dump"
+
+    @property
+    def psql(self) -> Path:
+        """The program that restores."""
+        return self.folder / "psql"
+
+
+def parse_version(text: str) -> tuple[int, int] | None:
+    """Major and minor out of what ``--version`` prints.
+
+    >>> parse_version("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), parse_version("nonsense")
+    ((15, 18), None)
+    """
+    found = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", text)
+    return (int(found[1]), int(found[2] or 0)) if found else None
+
+
+def choose(found: Sequence[Programs], server: int, where: str) -> Programs:
+    """The programs whose major version is nearest to the server's and not older; of two minors the newer.
+
+    A newer pg_dump writes settings that an older server does not know, an older one refuses the server.
+
+    Args:
+        found: what this machine has.
+        server: the server's major version.
+        where: the server, as shown to the operator.
+
+    Raises:
+        NotConfigured: there are none, or all are older.
+    """
+    cure = f"install postgresql-client-{server} (or newer), or set ZERO_FLEET_PG_BIN to a folder that holds its pg_dump"
+    if not found:
+        raise NotConfigured("pg_dump and psql were found neither in PATH nor in ZERO_FLEET_PG_BIN", cure)
+    fitting = [programs for programs in found if programs.version[0] >= server]
+    if not fitting:
+        newest = max(programs.version for programs in found)
+        raise NotConfigured(
+            f"pg_dump {newest[0]}.{newest[1]} is older than PostgreSQL {server} at {where}, which it refuses to dump",
+            cure,
+        )
+    return min(fitting, key=lambda programs: (programs.version[0], -programs.version[1]))
+
+
+def installed(pg_bin: Path | None = None) -> list[Programs]:
+    """The programs of this machine: in ``pg_bin`` and its sister folders (a wheel carries several majors), PATH, and where
+    Debian and Red Hat keep each major.
+    """
+    folders: list[Path] = []
+    if pg_bin:
+        folders += [pg_bin, *sorted(pg_bin.parent.parent.glob("pginstall*/bin"))]
+    folders += [*sorted(Path("/usr/lib/postgresql").glob("*/bin")), *sorted(Path("/usr").glob("pgsql-*/bin"))]
+    on_path = shutil.which("pg_dump")
+    if on_path:  # last, because Debian's is a wrapper around those above
+        folders.append(Path(on_path).parent)
+    found = []
+    for folder in dict.fromkeys(folders):
+        version = _version(folder)
+        if version:
+            found.append(Programs(folder, version))
+    return found
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    if not (os.access(folder / "pg_dump", os.X_OK) and os.access(folder / "psql", os.X_OK)):
+        return None
+    try:
+        asked = subprocess.run(
+            [folder / "pg_dump", "--version"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parse_version(asked.stdout)
+
+
+@contextmanager
+def pgpass(password: str) -> Iterator[Path]:
+    """A 0600 password file for libpq in a private folder, removed at the end; nothing of it is in argv or environment.
+
+    Raises:
+        InvalidInput: the password holds a line break, which such a file cannot carry.
+    """
+    if "\n" in password or "\r" in password:
+        raise InvalidInput("the database's password holds a line break", "set another password")
+    with tempfile.TemporaryDirectory(prefix="zero-fleet-") as folder:  # made 0700
+        path = Path(folder) / "pgpass"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write("*:*:*:*:" + password.replace("\\", "\\\\").replace(":", "\\:") + "\n")
+        yield path
+
+
+def environment(database: Database, passfile: Path, options: str = "") -> dict[str, str]:
+    """The environment of a PostgreSQL program on ``database``: where and who, never the password; messages in English."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return kept | {
+        "LC_ALL": "C.UTF-8",
+        "LANGUAGE": "C",
+        "LC_MESSAGES": "C",
+        "PGHOST": database.host,
+        "PGPORT": str(database.port),
+        "PGDATABASE": database.name,
+        "PGUSER": database.user,
+        "PGSSLMODE": database.sslmode,
+        "PGPASSFILE": str(passfile),
+        "PGCONNECT_TIMEOUT": str(CONNECT_SECONDS),
+        "PGAPPNAME": "zero-fleet backup",
+        "PGOPTIONS": options,
+    }
+
+
+def start(
+    arguments: Sequence[str | Path],
+    env: dict[str, str],
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own that gets SIGTERM when this process dies, however it dies.
+
+    Its three streams are as given; what is a pipe is unbuffered.
+    """
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *map(str, arguments)]
+    return subprocess.Popen(
+        launcher, env=env, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, bufsize=0
+    )
+
+
+def stop(child: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """End ``child`` if it still runs: SIGTERM, so that it cancels its statement, then SIGKILL after ``patience`` seconds."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe:
+            with suppress(BrokenPipeError):  # what was buffered for a child that is gone
+                pipe.close()

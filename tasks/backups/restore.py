@@ -1,0 +1,218 @@
+"""Restore a backup into a scratch database and compare what is found there with the manifest."""
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.backups import programs, scratch, survey
+from tasks.backups.archive import OpenFile, decompressed, prove
+from tasks.backups.manifest import Manifest, require_same
+from tasks.backups.source import Database
+from tasks.errors import Damaged, FleetError, Refused, Unreachable
+from tasks.sqlstate import first_line
+
+ROOM = 1.3
+"""Disk that a restored database may take, times its size when it was dumped (write-ahead log while loading)."""
+_HEAD = 1 << 16
+_STDERR = 16_384
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that one trial restore needs to know."""
+
+    server: Database
+    """The clients' server: its maintenance database as the provisioner. Never the operator's own server."""
+    fleet: str
+    seconds: float = 1800
+    pg_bin: Path | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a trial restore found equal."""
+
+    tables: int
+    rows: int
+    large_objects: int
+    seconds: float
+    room: str
+
+    @property
+    def sentence(self) -> str:
+        """As an operator reads it."""
+        objects = f" and {self.large_objects} large objects" if self.large_objects else ""
+        return (
+            f"{self.tables} tables with {self.rows} rows{objects} restored and compared equal in {self.seconds:.1f} s"
+        )
+
+
+def verify(file: OpenFile, path: Path, manifest: Manifest, trial: Trial) -> Verified:
+    """Prove that the backup ``file`` restores to what ``manifest`` says; the caller holds the target's verify lock.
+
+    Args:
+        file: the open backup (a newer one may replace it on the disk meanwhile).
+        path: where it was opened, for the sentences.
+        manifest: what must be found in it.
+        trial: where and how.
+
+    Raises:
+        Damaged: the file is not what its manifest says, or its restored copy is not.
+        Refused, Unreachable, Conflict, NotConfigured: the trial could not be made.
+    """
+    started = time.monotonic()
+    deadline = started + trial.seconds
+    require_same(file, manifest, path)
+    prove(file, path, manifest.raw_bytes)
+    with survey.connected(trial.server, min(60.0, trial.seconds)) as connection:
+        server = connection.info.server_version // 10_000
+        room = scratch.require_room(connection, trial.server, int(manifest.database_bytes * ROOM))
+    if manifest.server_major > server:
+        raise Refused(
+            f"{path} came from PostgreSQL {manifest.server_major}, and the trial server {trial.server.server} is {server}: "
+            "it cannot take what a newer one wrote",
+            f"upgrade the server of the block postgres-server to {manifest.server_major} or newer",
+        )
+    fit = programs.choose(programs.installed(trial.pg_bin), server, trial.server.server)
+    place = scratch.scratch_of(trial.fleet, manifest.target)
+    with scratch.made(trial.server, place, manifest.encoding, 60.0) as database:
+        _load(file, path, database, fit, server, trial, deadline)
+        with survey.connected(database, max(1.0, deadline - time.monotonic())) as connection:
+            seen = survey.look(connection, database)
+            rows = survey.count(connection, seen.tables)
+    differences = compare(manifest, rows, seen.large_objects)
+    if differences:
+        raise Damaged(
+            f"the restored copy of {path} differs from what was dumped: {'; '.join(differences[:5])}"
+            + (f" and {len(differences) - 5} more" if len(differences) > 5 else ""),
+            "make a new backup, keep this file aside and look at the disk",
+        )
+    return Verified(len(rows), sum(rows.values()), seen.large_objects, time.monotonic() - started, room)
+
+
+def compare(manifest: Manifest, rows: dict[str, int], large_objects: int) -> list[str]:
+    """What differs between the manifest and a restored database, one phrase each; empty when they are equal."""
+    found = [f"table {name} is missing" for name in manifest.rows if name not in rows]
+    found += [f"table {name} is too much" for name in rows if name not in manifest.rows]
+    found += [
+        f"table {name} has {rows[name]} rows instead of {expected}"
+        for name, expected in manifest.rows.items()
+        if name in rows and rows[name] != expected
+    ]
+    if large_objects != manifest.large_objects:
+        found.append(f"{large_objects} large objects instead of {manifest.large_objects}")
+    return found
+
+
+def fitted(chunks: Iterator[bytes], server: int) -> Iterator[bytes]:
+    """The dump without the one setting in its head that a server before 17 does not know (pg_dump 17 and newer write it).
+
+    >>> b"".join(fitted(iter([b"SET lock_timeout = 0;\\nSET transaction_timeout = 0;\\nSELECT 1;"]), 16))
+    b'SET lock_timeout = 0;\\nSELECT 1;'
+    """
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= _HEAD:
+            break
+    yield head.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1) if server < 17 else head
+    yield from chunks
+
+
+def _load(
+    file: OpenFile, path: Path, database: Database, fit: programs.Programs, server: int, trial: Trial, deadline: float
+) -> None:
+    """Feed the dump to psql; it stops at the first error, and we stop it at the deadline."""
+    arguments: list[str | Path] = [
+        fit.psql,
+        "--no-psqlrc",
+        "--quiet",
+        "--no-password",
+        "--set=ON_ERROR_STOP=1",
+        "--output=/dev/null",
+    ]
+    with programs.pgpass(database.password) as passfile, tempfile.TemporaryFile() as said:
+        env = programs.environment(database, passfile, "-c synchronous_commit=off -c statement_timeout=0")
+        child = programs.start(arguments, env, stdin=subprocess.PIPE, stderr=said.fileno())
+        ended = threading.Event()
+        late = threading.Thread(target=_end_in_time, args=(child, ended, trial.cancelled, deadline), daemon=True)
+        late.start()
+        try:
+            assert child.stdin is not None
+            try:
+                for chunk in fitted(decompressed(file, path), server):
+                    left = memoryview(chunk)
+                    while left:
+                        left = left[child.stdin.write(left) :]
+                child.stdin.close()
+            except BrokenPipeError:  # psql ended; its own words say why
+                pass
+            code = child.wait()
+        finally:
+            ended.set()
+            late.join()
+            programs.stop(child)
+        said.seek(max(0, os.fstat(said.fileno()).st_size - _STDERR))
+        words = said.read().decode(errors="replace")
+    if trial.cancelled.is_set():
+        raise Refused("the trial restore was cancelled", "run it again when you want it")
+    if code != 0 and time.monotonic() >= deadline:
+        raise Unreachable(
+            f"the trial restore of {path} was ended after {trial.seconds:g} s",
+            "raise the restore timeout in the block backup-policy, or run it when the server has less load",
+        )
+    if code != 0:
+        raise psql_error(words, code, path, database)
+
+
+def _end_in_time(
+    child: subprocess.Popen[bytes], ended: threading.Event, cancelled: threading.Event, deadline: float
+) -> None:
+    while not ended.wait(0.3):
+        if cancelled.is_set() or time.monotonic() >= deadline:
+            child.terminate()
+            if not ended.wait(10):
+                child.kill()
+            return
+
+
+def psql_error(said: str, code: int, path: Path, database: Database) -> FleetError:
+    """What psql's end with ``code`` means, by what it ``said`` on stderr.
+
+    >>> d = Database("db", 5432, "s", "s", "")
+    >>> print(psql_error("ERROR:  relation \\"t\\" does not exist", 3, Path("/b/f"), d))
+    /b/f does not restore (relation "t" does not exist); look at the source database, make a new backup and verify again.
+    """
+    low = said.lower()
+    errors = [line for line in said.splitlines() if "ERROR:" in line or "FATAL:" in line or "error:" in line]
+    line = first_line(errors[0] if errors else said).removeprefix("psql: error: ")
+    if "no space left" in low or "disk full" in low:
+        return Refused(
+            f"PostgreSQL at {database.server} has no disk space left for the trial restore of {path}",
+            "free disk space on the server and run again",
+        )
+    if "server closed the connection" in low or "connection to server" in low or "terminating connection" in low:
+        return Unreachable(
+            f"PostgreSQL at {database.server} went away during the trial restore of {path} ({line})",
+            "see the server's log, start it and run again",
+        )
+    if "create extension" in low or "to create this extension" in low or "extension" in line:
+        return Refused(
+            f"{path} needs an extension that the trial server {database.server} does not give ({line})",
+            "install it there, or make it trusted, and verify again",
+        )
+    if "role" in low and "does not exist" in low:
+        return Damaged(
+            f"{path} names a role that the trial server does not have ({line})",
+            "make that role on the server of the block postgres-server and verify again",
+        )
+    return Damaged(
+        f"{path} does not restore ({line or f'psql ended with {code}'})",
+        "look at the source database, make a new backup and verify again",
+    )
