@@ -3,12 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.errors import Conflict, FleetError, Refused, Unreachable
-
-if TYPE_CHECKING:
-    from docker import DockerClient
 
 START = "start it (`systemctl start docker`), or correct DOCKER_HOST or the block docker-host, and run again"
 
@@ -109,7 +106,7 @@ def port_taken(text: str) -> bool:
     return "port is already allocated" in low or "address already in use" in low
 
 
-def address(client: "DockerClient", host_ip: str, engine: str) -> str:
+def address(host_ip: str, engine: str) -> str:
     """Where a port that is published on ``host_ip`` of the engine called ``engine`` is asked from here."""
     return usable(host_ip) if engine == "local" else engine
 

@@ -1,0 +1,432 @@
+"""Provisioning a client, plain: look at everything first, refuse before anything is touched, then do what is missing.
+
+A ``Work`` is one operation on one client under its lock. Each function may be cut off at any point: what it did is in
+Docker, PostgreSQL, the registry or the client's block, and the next run sees it there.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from tasks.clients import containers, images, ports, postgres
+from tasks.clients.engine import address
+from tasks.clients.environment import (
+    GoogleClient,
+    TwilioAccount,
+    build,
+    choose_google,
+    container_hash,
+    redirect_uri,
+    refuse_clashes,
+)
+from tasks.clients.page import Facts
+from tasks.clients.reconcile import Step, Wanted, steps_needed, why_anew
+from tasks.clients.secrets import Secrets
+from tasks.errors import Conflict, NotConfigured
+from tasks.registry import queries
+from tasks.registry.models import Status, ZeroInstance
+from tasks.registry.names import ClientNames, require_block_name, require_slug
+from tasks.registry.spec import SpecChanges, ZeroSpec, apply_changes, difference
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+PORT_ATTEMPTS = 5
+SETTLED = (Status.RUNNING, Status.DEGRADED, Status.UNHEALTHY, Status.CRASH_LOOP)
+"""What the poll says of a container that runs; a run that changes nothing does not speak over it."""
+
+
+@dataclass(frozen=True)
+class House:
+    """What of the installation matters here."""
+
+    fleet: str
+    network: str
+    ports: range
+    time_zone: str
+
+
+@dataclass
+class Work:
+    """One operation on one client. It holds secrets: never a task's argument or result."""
+
+    client: str
+    run_id: str
+    operation: str
+    house: House
+    registry: Engine = field(repr=False)
+    stored: ZeroInstance | None = None
+    spec: ZeroSpec = field(default_factory=ZeroSpec)
+    differences: list[str] = field(default_factory=list)
+    # From blocks.
+    given: Secrets = field(default_factory=Secrets, repr=False)
+    secrets: Secrets = field(default_factory=Secrets, repr=False)
+    server: postgres.Server | None = field(default=None, repr=False)
+    db_address: tuple[str, int] = ("", 0)
+    google: GoogleClient | None = field(default=None, repr=False)
+    twilio: TwilioAccount | None = field(default=None, repr=False)
+    # As seen.
+    docker: "DockerClient | None" = field(default=None, repr=False)
+    engine: str = "local"
+    image_id: str = ""
+    container: containers.Seen | None = None
+    database: postgres.DatabaseState | None = None
+    # As decided.
+    port: int | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    spec_hash: str = ""
+    steps: list[Step] = field(default_factory=list)
+    claimed: bool = False
+    announced_now: bool = False
+    ready_path: str = ""
+
+    @property
+    def names(self) -> ClientNames:
+        """What everything of the client is called."""
+        return ClientNames(self.client)
+
+    @property
+    def owner(self) -> str:
+        """Who manages its database, as its comment says."""
+        return f"zero-fleet {self.house.fleet}: client {self.client}"
+
+    @property
+    def url(self) -> str:
+        """Its public URL; needs the port."""
+        return self.spec.public_url(self.port or 0)
+
+    @property
+    def base(self) -> str:
+        """Where its published port is asked from here."""
+        return f"http://{address(self.spec.host_ip, self.engine)}:{self.port}"
+
+    @property
+    def secret_values(self) -> list[str]:
+        """What no log, page or sentence may show."""
+        found = [*self.secrets.values()]
+        found += [self.google.client_secret] if self.google else []
+        found += [self.twilio.auth_token] if self.twilio else []
+        return found + ([self.server.password] if self.server else [])
+
+    def engine_client(self) -> "DockerClient":
+        """The engine's client; a step before this one opened it."""
+        if self.docker is None:
+            raise RuntimeError("the engine is not opened yet")
+        return self.docker
+
+    def postgres_server(self) -> postgres.Server:
+        """The server's address; a step before this one read it."""
+        if self.server is None:
+            raise RuntimeError("the server is not known yet")
+        return self.server
+
+
+def check_input(client: str, changes: SpecChanges) -> None:
+    """Refuse what is wrong by itself, before anything is asked.
+
+    Raises:
+        InvalidInput: the slug or a field of the spec.
+    """
+    require_slug(client)
+    spec = apply_changes({}, changes)
+    refuse_clashes(spec.extra_env, "extra_env")
+    for name in (spec.google_client, spec.twilio):
+        if name:
+            require_block_name(name)
+
+
+def settle_spec(work: Work, changes: SpecChanges) -> None:
+    """Read what is stored, and what the changes make of it.
+
+    Raises:
+        InvalidInput: the changes do not fit what is stored.
+        Conflict: the port would change without leave.
+    """
+    work.stored = queries.find_instance(work.registry, work.client)
+    stored = work.stored.spec if work.stored else {}
+    work.spec = apply_changes(stored, changes)
+    work.differences = difference(stored, work.spec)
+    published = work.stored.redirect_uri if work.stored else None
+    had = work.stored.host_port if work.stored else None
+    ports.refuse_silent_change(had, work.spec.host_port, published, changes.allow_new_port, work.client)
+    work.port = work.spec.host_port or had
+
+
+def settle_google(work: Work, fleet: GoogleClient | None) -> None:
+    """Choose the client's Google client.
+
+    Raises:
+        NotConfigured: there is none.
+    """
+    work.google = choose_google(work.given, fleet, work.spec.google_client, work.names)
+    if work.spec.redis_url and not work.given.redis_token:
+        raise NotConfigured(
+            f"redis_url is set, and the block {work.names.secrets_block} has no redis_token",
+            "fill it there (make the block when there is none), or reset redis_url",
+        )
+
+
+def look_at_docker(work: Work) -> None:
+    """See container, networks, port and image; pulls the image when it has to. Touches nothing else.
+
+    Raises:
+        Conflict: a foreign container, network or holder of the port.
+        NotFound: an image or a network.
+        Unreachable, Refused: what the engine or a registry answered.
+    """
+    client, spec, name = work.engine_client(), work.spec, work.names.container
+    work.container = containers.inspect(client, name)
+    containers.refuse_foreign(work.container, work.house.fleet, work.client)
+    containers.require_networks(client, spec.networks, work.house.network, work.house.fleet)
+    up = work.container is not None and work.container.host_port == work.port and work.container.running
+    if work.port and not up:
+        owner = ports.reserved(work.registry, work.engine).get(work.port, work.client)
+        if owner != work.client:
+            raise Conflict(f"port {work.port} belongs to client {owner}", "choose another host_port")
+        ports.refuse_taken(work.port, spec.host_ip, work.engine, ports.published(client), name)
+    same_name = work.stored is not None and work.stored.image == spec.image
+    pinned = work.stored.image_id if work.stored and same_name else None
+    work.image_id = images.resolve(client, spec.image, spec.pull, pinned)
+
+
+def look_at_database(work: Work) -> None:
+    """See the client's role and database; changes nothing.
+
+    Raises:
+        FleetError: the server refuses, does not answer, or the name is foreign.
+    """
+    work.database = postgres.look(work.postgres_server(), work.names.database, work.given.database_password, work.owner)
+
+
+def decide(work: Work, serves: bool) -> None:
+    """Which steps are needed.
+
+    Args:
+        serves: whether the service answered just now.
+    """
+    if work.database is None:
+        raise RuntimeError("the database was not looked at")
+    if work.port:
+        work.environment, work.spec_hash = _made_from(work, work.port)
+    work.steps = steps_needed(work.database, work.container, serves, _wanted(work))
+
+
+def _wanted(work: Work) -> Wanted:
+    return Wanted(work.spec.enabled, work.spec_hash, work.image_id)
+
+
+def _made_from(work: Work, port: int) -> tuple[dict[str, str], str]:
+    if work.google is None:
+        raise RuntimeError("the Google client was not chosen")
+    host, db_port = work.db_address
+    environment = build(work.spec, work.names, port, work.secrets, work.google, work.twilio, host, db_port)
+    key = work.secrets.better_auth_secret
+    hashed = container_hash(work.spec, environment, port, work.house.network, key, containers.LAYOUT)
+    return environment, hashed
+
+
+def nothing_to_do(work: Work) -> str:
+    """Note in the registry what was seen, and say it."""
+    row = work.stored
+    seen = {
+        "spec": work.spec.model_dump(mode="json"),
+        "image": work.spec.image,
+        "image_id": work.image_id,
+        "spec_hash": work.spec_hash,
+        "container_id": work.container.id if work.container else None,
+    }
+    if work.spec.enabled and row is not None and row.status not in SETTLED:
+        seen |= {"status": Status.RUNNING, "last_error": None}
+    if not work.spec.enabled:
+        seen |= {"status": Status.DISABLED, "last_error": None}
+    if row is not None and any(getattr(row, name) != value for name, value in seen.items()):
+        queries.update_instance(work.registry, work.client, **seen)
+    stored = f"stored {'; '.join(work.differences)}; " if work.differences else ""
+    if not work.spec.enabled:
+        return f"{work.client}: {stored}nothing to change, provisioned and not enabled"
+    return f"{work.client}: {stored}nothing to change, running at {work.url}"
+
+
+def claim(work: Work) -> None:
+    """Make the client's rows and reserve its port; a first claim that is refused leaves no rows.
+
+    Raises:
+        Conflict: the port belongs to another client, or none is left.
+    """
+    new = queries.register_client(work.registry, work.client)
+    try:
+        _reserve_port(work)
+    except Conflict:
+        if new:
+            queries.forget_client(work.registry, work.client)
+        raise
+    work.claimed = True
+    work.environment, work.spec_hash = _made_from(work, work.port or 0)
+    queries.update_instance(
+        work.registry,
+        work.client,
+        spec=work.spec.model_dump(mode="json"),
+        status=Status.PROVISIONING,
+        last_error=None,
+    )
+
+
+def _reserve_port(work: Work, avoid: tuple[int, ...] = ()) -> None:
+    if work.spec.host_port:
+        work.port = ports.claim(work.registry, work.client, work.engine, work.spec.host_port)
+    elif work.port and work.port not in avoid:
+        ports.claim(work.registry, work.client, work.engine, work.port, "give a host_port with allow_new_port=true")
+    else:
+        held = ports.published(work.engine_client())
+        free = ports.free_on(work.spec.host_ip, work.engine, held)
+        work.port = ports.allocate(work.registry, work.client, work.engine, work.house.ports, free, avoid)
+
+
+def announce(work: Work) -> str:
+    """Note the exact redirect URI as given out; from now on the port does not change by itself."""
+    uri = redirect_uri(work.url)
+    before = work.stored.redirect_uri if work.stored else None
+    if before != uri:
+        work.announced_now = before is None
+        queries.update_instance(work.registry, work.client, redirect_uri=uri)
+    return uri
+
+
+def make_database(work: Work) -> None:
+    """Make or mend role and database, and see that they are isolated and let the client in."""
+    if Step.DATABASE in work.steps:
+        work.database = postgres.ensure(
+            work.postgres_server(), work.names.database, work.secrets.database_password, work.owner
+        )
+
+
+def make_container(work: Work) -> None:
+    """Make the container anew where that is needed; not started."""
+    client = work.engine_client()
+    if work.container is not None and Step.REMOVE in work.steps:
+        containers.remove(client, work.container)
+        work.container = None
+    if work.container is not None and why_anew(work.container, _wanted(work)):
+        containers.remove(client, work.container)
+        work.container = None
+    if work.container is None:
+        containers.ensure_network(client, work.house.network, work.house.fleet)
+        work.container = containers.create(
+            client,
+            containers.Wanted(
+                name=work.names.container,
+                client=work.client,
+                fleet=work.house.fleet,
+                image=work.spec.image,
+                image_id=work.image_id,
+                spec=work.spec,
+                spec_hash=work.spec_hash,
+                host_port=work.port or 0,
+                network=work.house.network,
+                environment=work.environment,
+            ),
+        )
+    queries.update_instance(
+        work.registry,
+        work.client,
+        container_id=work.container.id,
+        image=work.spec.image,
+        image_id=work.image_id,
+        spec_hash=work.spec_hash,
+    )
+
+
+def start(work: Work) -> bool:
+    """Start the container; False: its allocated port was taken meanwhile, and another one is reserved now: announce it and
+    make the container again.
+
+    Raises:
+        PortTaken: and the port may not change by itself, since it was chosen by a person or given out by an earlier run.
+    """
+    if work.container is None:
+        raise RuntimeError("there is no container")
+    queries.update_instance(
+        work.registry, work.client, status=Status.STARTING, failures=0, successes=0, restart_count=0
+    )
+    try:
+        containers.start(work.engine_client(), work.container, work.spec.host_ip)
+    except containers.PortTaken:
+        if work.spec.host_port or not work.announced_now:
+            raise
+        _reserve_port(work, avoid=(work.port or 0,))
+        work.environment, work.spec_hash = _made_from(work, work.port or 0)
+        work.stored = queries.find_instance(work.registry, work.client)
+        queries.update_instance(work.registry, work.client, redirect_uri=None)
+        if work.stored is not None:
+            work.stored.redirect_uri = None
+        return False
+    return True
+
+
+def stop(work: Work) -> None:
+    """Stop the container of a client that is not enabled."""
+    if work.container is not None and Step.STOP in work.steps:
+        containers.stop(work.engine_client(), work.container)
+
+
+def log_lines(work: Work) -> list[str]:
+    """The end of the container's log, redacted."""
+    if work.container is None:
+        return []
+    return containers.last_lines(work.engine_client(), work.container, work.secret_values)
+
+
+def finish(work: Work) -> str:
+    """Note that it is as wanted, and say it."""
+    status = Status.RUNNING if work.spec.enabled else Status.DISABLED
+    queries.update_instance(work.registry, work.client, status=status, last_error=None)
+    if not work.spec.enabled:
+        return f"{work.client}: provisioned and not started, because it is not enabled; port {work.port} is reserved"
+    return f"{work.client}: running at {work.url}"
+
+
+def failed(work: Work, sentence: str) -> None:
+    """Note why it is not as wanted; nothing is noted for a run that was refused before it claimed anything."""
+    if work.claimed:
+        queries.update_instance(work.registry, work.client, status=Status.ERROR, last_error=sentence)
+
+
+def no_port(work: Work) -> Conflict:
+    """The error when every port that was tried turned out to be taken."""
+    return Conflict(
+        f"{PORT_ATTEMPTS} ports of the fleet's range were taken just before {work.names.container} started",
+        "see who takes them, or move ZERO_FLEET_PORTS, and run again",
+    )
+
+
+def facts(work: Work, status: str) -> Facts:
+    """What the client's page shows."""
+    return Facts(
+        client=work.client,
+        status=status,
+        url=work.url,
+        host_ip=work.spec.host_ip,
+        port=work.port or 0,
+        redirect=redirect_uri(work.url),
+        database=work.names.database,
+        db_address="{}:{}".format(*work.db_address),
+        container=work.names.container,
+        container_id=work.container.id if work.container else "",
+        image=work.spec.image,
+        image_id=work.image_id,
+        spec=work.spec.model_dump(mode="json"),
+        warnings=warnings(work.database),
+    )
+
+
+def warnings(database: postgres.DatabaseState | None) -> list[str]:
+    """What is not as it should be on a server that we do not harden.
+
+    >>> warnings(postgres.DatabaseState(True, True, (), ("postgres",)))
+    ['Every role of the server may connect to postgres: REVOKE CONNECT ON DATABASE … FROM PUBLIC closes it.']
+    """
+    if database is None or not database.open_to_all:
+        return []
+    shown = ", ".join(database.open_to_all[:10])
+    return [f"Every role of the server may connect to {shown}: REVOKE CONNECT ON DATABASE … FROM PUBLIC closes it."]

@@ -1,0 +1,318 @@
+"""The clients' steps: blocks become plain values here, and the plain functions run in threads, journaled.
+
+What steps of one operation share (secrets among it) is a ``Work`` that ``operation`` keeps for them; a step's arguments and
+results hold no secret.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.blocks.fields import SecretDict
+from prefect.blocks.system import Secret
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import SecretStr, ValidationError
+
+from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
+from blocks.docker import connect, engine_name, find_docker_host
+from blocks.documents import find
+from blocks.gmail import GoogleOAuthClient
+from blocks.installation import installation
+from blocks.registry import open_registry
+from tasks.clients import containers, page, postgres, provisioning, readiness
+from tasks.clients.engine import answers
+from tasks.clients.environment import GoogleClient, TwilioAccount
+from tasks.clients.ports import parse_range
+from tasks.clients.provisioning import House, Work
+from tasks.clients.reconcile import Step
+from tasks.clients.secrets import Secrets, fill
+from tasks.clock import now
+from tasks.errors import FleetError, NotConfigured, needed
+from tasks.registry import journal
+from tasks.registry.lock import hold
+from tasks.registry.names import ClientNames
+from tasks.registry.revision import require_head
+from tasks.registry.spec import SpecChanges
+
+AUTUMN = "autumn-key"
+"""Prefect Secret block: the Autumn key that clients share."""
+SERVER = "postgres-server"
+_open: dict[str, Work] = {}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a look found: the steps that are needed (none: ``sentence`` says so) and the differences of the spec."""
+
+    steps: list[str]
+    differences: list[str] = field(default_factory=list)
+    sentence: str = ""
+
+
+@asynccontextmanager
+async def operation(client: str, name: str) -> AsyncIterator[None]:
+    """Hold ``client`` alone for an operation called ``name``; its error is noted as the client's last one.
+
+    Raises:
+        Conflict: another run holds the client for 30 s.
+        NotConfigured: the registry is of another revision.
+    """
+    settings, registry = installation(), await open_registry()
+    await asyncio.to_thread(require_head, registry)
+    run = str(flow_run.id or "none")
+    house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
+    with ExitStack() as stack:
+        holder = hold(
+            registry, client, f"run {run[:8]} ({name} {client})", settings.locks, time_zone=settings.time_zone
+        )
+        await asyncio.to_thread(stack.enter_context, holder)
+        work = _open[client] = Work(client, run, name, house, registry)
+        try:
+            yield
+        except FleetError as error:
+            await asyncio.to_thread(provisioning.failed, work, str(error))
+            raise
+        except Exception as error:
+            await asyncio.to_thread(
+                provisioning.failed, work, f"unexpected: {type(error).__name__}; see the run's log."
+            )
+            raise
+        finally:
+            del _open[client]
+            if work.docker is not None:
+                await asyncio.to_thread(work.docker.close)
+            await asyncio.to_thread(stack.close)
+
+
+@asynccontextmanager
+async def _journaled(work: Work, step: str) -> AsyncIterator[journal.Entry]:
+    """Journal a step; the registry is written in a thread, since it may be busy."""
+    context = journal.step(work.registry, work.client, work.run_id, work.operation, step)
+    entry = await asyncio.to_thread(context.__enter__)
+    try:
+        yield entry
+    except BaseException as error:
+        with suppress(type(error)):
+            await asyncio.to_thread(context.__exit__, type(error), error, error.__traceback__)
+        raise
+    await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+async def _outside(entry: journal.Entry, act: Callable[..., Any], *arguments: Any) -> None:
+    """Run what waits for Docker or PostgreSQL in a thread, and count its time as theirs."""
+    with entry.outside():
+        await asyncio.to_thread(act, *arguments)
+
+
+@task(name="look at what there is", cache_policy=NO_CACHE, persist_result=False)
+async def look(client: str, changes: SpecChanges) -> Outlook:
+    """See spec, blocks, Docker and PostgreSQL, refuse what cannot be, and say which steps are needed. Changes nothing,
+    except that an image may be pulled.
+    """
+    work = _open[client]
+    async with _journaled(work, "look") as entry:
+        await asyncio.to_thread(provisioning.settle_spec, work, changes)
+        engine = await _read_blocks(work)
+        for line in work.differences:
+            get_run_logger().info("spec of %s: %s", client, line)
+        with entry.outside():
+            # Both are awaited to their end: no thread of this step outlives it.
+            seen = await asyncio.gather(
+                asyncio.to_thread(_look_at_docker, work, engine),
+                asyncio.to_thread(provisioning.look_at_database, work),
+                return_exceptions=True,
+            )
+            for outcome in seen:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            serving = (
+                work.container is not None
+                and work.container.running
+                and work.port is not None
+                and await readiness.serves(work.base, work.spec.probe)
+            )
+        provisioning.decide(work, serving)
+        if not work.steps and work.given == work.secrets:
+            return Outlook([], work.differences, await asyncio.to_thread(provisioning.nothing_to_do, work))
+        for step in work.steps:
+            get_run_logger().info("%s: %s", client, step)
+    return Outlook([str(step) for step in work.steps], work.differences)
+
+
+def _look_at_docker(work: Work, block: Any | None) -> None:
+    with answers("answer"):
+        work.docker = connect(block)
+    work.engine = engine_name(work.docker)
+    provisioning.look_at_docker(work)
+
+
+async def _read_blocks(work: Work) -> Any | None:
+    """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
+    names, spec = ClientNames(work.client), work.spec
+    try:
+        server, own, google, twilio, autumn, engine = await asyncio.gather(
+            find(PostgresServer, SERVER),
+            find(ZeroSecrets, names.secrets_block),
+            find(GoogleOAuthClient, spec.google_client),
+            _twilio(spec.twilio),
+            find(Secret, AUTUMN),
+            find_docker_host(),
+        )
+    except ValidationError as error:
+        raise NotConfigured(
+            f"a block of type {error.title} does not fit this version", "open it in the Prefect UI, fill it and save it"
+        ) from None
+    server = needed(server, SERVER)
+    work.given = _plain(own)
+    work.secrets = fill(work.given, str(autumn.get()) if autumn else "")
+    provisioning.settle_google(
+        work, GoogleClient(google.client_id, google.client_secret.get_secret_value()) if google else None
+    )
+    work.twilio = twilio
+    work.server = postgres.Server(
+        server.host,
+        server.port,
+        server.username,
+        server.password.get_secret_value(),
+        server.maintenance_database,
+        server.sslmode,
+        server.harden,
+    )
+    work.db_address = (
+        spec.db_host or server.container_host,
+        spec.db_port or server.container_port or server.port,
+    )
+    return engine
+
+
+async def _twilio(name: str) -> TwilioAccount | None:
+    if not name:
+        return None
+    block = needed(await find(TwilioCredentials, name), name)
+    return TwilioAccount(block.account_sid, block.auth_token.get_secret_value(), block.phone_number)
+
+
+def _plain(block: ZeroSecrets | None) -> Secrets:
+    if block is None:
+        return Secrets()
+    return Secrets(
+        database_password=block.database_password.get_secret_value(),
+        better_auth_secret=block.better_auth_secret.get_secret_value(),
+        autumn_key=block.autumn_key.get_secret_value(),
+        api_token=block.api_token.get_secret_value(),
+        google_client_id=block.google_client_id,
+        google_client_secret=block.google_client_secret.get_secret_value(),
+        redis_token=block.redis_token.get_secret_value(),
+        secret_env={name: str(value) for name, value in block.secret_env.get_secret_value().items()},
+    )
+
+
+@task(name="claim port and secrets", cache_policy=NO_CACHE, persist_result=False)
+async def claim(client: str) -> str:
+    """Reserve the port, save new secrets before anything uses them, and give out the redirect URI, which is returned."""
+    work = _open[client]
+    async with _journaled(work, "claim"):
+        await asyncio.to_thread(provisioning.claim, work)
+        _, uri = await asyncio.gather(_save_secrets(work), _announce(work))
+    return uri
+
+
+async def _save_secrets(work: Work) -> None:
+    if work.given == work.secrets:
+        return
+    own = work.secrets
+    await ZeroSecrets(
+        database_password=SecretStr(own.database_password),
+        better_auth_secret=SecretStr(own.better_auth_secret),
+        autumn_key=SecretStr(own.autumn_key),
+        api_token=SecretStr(own.api_token),
+        google_client_id=own.google_client_id,
+        google_client_secret=SecretStr(own.google_client_secret),
+        redis_token=SecretStr(own.redis_token),
+        secret_env=SecretDict(own.secret_env),
+    ).asave(work.names.secrets_block, overwrite=True)
+    work.given = own
+
+
+async def _announce(work: Work) -> str:
+    before = work.stored.redirect_uri if work.stored else None
+    uri = await asyncio.to_thread(provisioning.announce, work)
+    if before != uri:
+        get_run_logger().info("%s: register this redirect URI with Google: %s", work.client, uri)
+        await _write_page(work, "provisioning")
+    return uri
+
+
+@task(name="make the database", cache_policy=NO_CACHE, persist_result=False)
+async def make_database(client: str) -> None:
+    """Make or mend the client's role and database, and see that nobody else gets in."""
+    work = _open[client]
+    if Step.DATABASE in work.steps:
+        async with _journaled(work, "database") as entry:
+            await _outside(entry, provisioning.make_database, work)
+
+
+@task(name="run the container", cache_policy=NO_CACHE, persist_result=False)
+async def run_container(client: str) -> None:
+    """Make the container anew where it is not as wanted, and start it (or stop it, when the client is not enabled)."""
+    work = _open[client]
+    async with _journaled(work, "container") as entry:
+        if not work.spec.enabled:
+            await _outside(entry, provisioning.stop, work)
+        for _ in range(provisioning.PORT_ATTEMPTS):
+            await _outside(entry, provisioning.make_container, work)
+            if not work.spec.enabled:
+                return
+            with entry.outside():
+                started = await asyncio.to_thread(provisioning.start, work)
+            if started:
+                return
+            get_run_logger().warning("%s: its port was taken meanwhile; it has %s now", client, work.port)
+            await _announce(work)
+        raise provisioning.no_port(work)
+
+
+@task(name="wait until Zero serves", cache_policy=NO_CACHE, persist_result=False)
+async def await_ready(client: str) -> None:
+    """Wait until the service answers and its database lets it in; at most ``ready_within`` seconds."""
+    work = _open[client]
+    if not work.spec.enabled:
+        return
+    async with _journaled(work, "ready") as entry:
+        with entry.outside():
+            work.ready_path = await readiness.until_ready(
+                lambda: containers.inspect(work.engine_client(), work.names.container),
+                work.base,
+                work.spec.probe,
+                work.spec.ready_within,
+                lambda: provisioning.log_lines(work),
+                work.names.container,
+                work.spec.memory,
+                lambda: postgres.check_client(
+                    work.postgres_server(), work.names.database, work.secrets.database_password
+                ),
+            )
+
+
+@task(name="write the client's page", cache_policy=NO_CACHE, persist_result=False)
+async def conclude(client: str) -> str:
+    """Note that the client is as wanted, write its page, and say it in a sentence."""
+    work = _open[client]
+    sentence = await asyncio.to_thread(provisioning.finish, work)
+    await _write_page(work, "running" if work.spec.enabled else "disabled")
+    return sentence
+
+
+async def _write_page(work: Work, status: str) -> None:
+    steps = await asyncio.to_thread(journal.latest, work.registry, work.client, 10)
+    await acreate_markdown_artifact(
+        page.markdown(provisioning.facts(work, status), steps[::-1], now(), work.house.time_zone),
+        key=f"client-{work.client}",
+        description=f"Zero of {work.client}: {status}, {work.url}",
+    )
