@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -62,12 +62,13 @@ def compare(wanted: Wanted, existing: Mapping[str, Any] | None, *, overwrite: bo
     kind = wanted.kind.get_block_type_name()
     if existing is None:
         return BlockDifference(wanted.name, kind, Outcome.CREATED)
-    before, after = data_of(_fit(wanted, existing)), data_of(merged(wanted, existing))
+    present, future = _fit(wanted, existing), merged(wanted, existing)
+    before, after = data_of(present), data_of(future)
     secret = secret_fields(wanted.kind)
     fields = tuple(
         FieldDifference(name, SECRET_DIFFERS, SECRET_DIFFERS)
         if name in secret
-        else FieldDifference(name, repr(before[name]), repr(after[name]))
+        else FieldDifference(name, _shown(present, name), _shown(future, name))
         for name in wanted.values
         if before[name] != after[name]
     )
@@ -89,6 +90,12 @@ def _fit(wanted: Wanted, data: Mapping[str, Any]) -> Block:
         f"the block {wanted.name} does not fit its type (fields: {fields or 'none named'})",
         "delete it in the Prefect UI under Blocks and run again",
     )
+
+
+def _shown(block: Block, name: str) -> str:
+    """A field that is no secret, as a person writes it (STARTTLS, not 587)."""
+    value = getattr(block, name)
+    return value.name if isinstance(value, Enum) else repr(value)
 
 
 def secret_fields(kind: type[Block]) -> frozenset[str]:

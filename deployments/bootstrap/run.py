@@ -16,7 +16,7 @@ from deployments.bootstrap.difference import BlockDifference, Outcome, compare, 
 from deployments.bootstrap.environment import misspelt, read_environment
 from deployments.bootstrap.gmail_import import import_grant
 from deployments.bootstrap.google_files import read_google_files
-from deployments.bootstrap.kinds import register_all
+from deployments.bootstrap.kinds import ALL, register_all
 from deployments.bootstrap.plan import WITHOUT, Wanted, make_plan
 from deployments.bootstrap.report import Report
 from tasks.errors import Unreachable
@@ -87,9 +87,7 @@ async def _existing(client: PrefectClient, wanted: Iterable[Wanted]) -> Existing
 
 
 async def _register(client: PrefectClient, dry_run: bool) -> int:
-    if dry_run:
-        return 0
-    return await register_all(client)
+    return len(ALL) if dry_run else await register_all(client)
 
 
 async def _save(
