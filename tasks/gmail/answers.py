@@ -75,6 +75,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now: datetime
     if 200 <= status < 300:
         return Answer(Meaning.GOOD)
     reasons, text = _reasons(body)
+    if "insufficient_scope" in headers.get("www-authenticate", ""):
+        reasons.append("insufficient_scope")
     reason = next(iter(reasons), f"HTTP {status}")
     if found := _first(reasons, _RECONNECT):
         return Answer(Meaning.RECONNECT, found)
