@@ -46,34 +46,40 @@ def fingerprint(root: Path, environment: Mapping[str, str]) -> str:
     sources = [root / "prefect.yaml", root / "tasks" / "registry" / "spec.py", *sorted((root / "flows").rglob("*.py"))]
     for path in sources:
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    for name in ("ZERO_FLEET_ROOT", "TIME_ZONE"):
-        digest.update(environment[name].encode())
+    digest.update(environment["TIME_ZONE"].encode())
     return digest.hexdigest()
 
 
 def deploy(root: Path, environment: Mapping[str, str], log: Path) -> None:
-    """Run ``prefect deploy --all``.
+    """Run ``prefect deploy --all``; the checkout's folder is left for each worker's own environment to say.
 
     Raises:
         FleetError: it failed; its last line, and where the rest is.
     """
+    environment = {name: value for name, value in environment.items() if name != "ZERO_FLEET_ROOT"}
     with log.open("w") as sink:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-            cwd=root, env=dict(environment), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, check=False,
+            cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     if done.returncode:
         last = ([line for line in log.read_text().splitlines() if line.strip()] or ["no output"])[-1]
         raise FleetError(f"`prefect deploy --all` failed ({last.strip()[:200]})", f"read {log}")
 
 
-async def crash_orphans() -> int:
-    """Mark runs as crashed that no process works on: called when no worker runs, and flows die with their worker.
+async def crash_orphans(queues: list[str]) -> int:
+    """Mark runs of ``queues`` as crashed: called when their workers are gone, and flows die with their worker.
 
     Without this a killed poll would stand as Running and keep the only slot of its queue.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkQueueFilter,
+        WorkQueueFilterName,
+    )
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
@@ -83,7 +89,9 @@ async def crash_orphans() -> int:
         )
     )
     async with get_client() as client:
-        runs = await client.read_flow_runs(flow_run_filter=lost, limit=200)
+        runs = await client.read_flow_runs(
+            flow_run_filter=lost, work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=queues)), limit=200
+        )
         for run in runs:
             await client.set_flow_run_state(
                 run.id,

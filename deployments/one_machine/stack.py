@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployments.automations import ensure_automations
 from deployments.one_machine import containers, engine, processes
 from deployments.one_machine.embedded_postgres import EmbeddedPostgres, home_of
+from deployments.one_machine.pool import QUEUES
 from deployments.one_machine.settings import ROOT, Stack, prepare, require_free, write_private
 from tasks.errors import Conflict, Unreachable
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120
 PROVISIONER = "zero_provisioner"
-WORKERS = ("worker-health", "worker-work")
 ALL = ("worker-health", "worker-work", "gateway", "smtp-standin", "google-standin", "server")
 """In the order in which they are stopped."""
 
@@ -72,7 +73,7 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     answers(f"{place.api}/health", "the Prefect server", place, "server")
     say(f"Prefect server answers at {place.ui}")
     asyncio.run(_configure(place, recipe, given, environment, say, overwrite))
-    for name, limit in (("health", 1), ("work", 3)):
+    for name, limit in QUEUES.items():
         processes.start(
             f"worker-{name}",
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fleet", "--type", "process",
@@ -115,8 +116,10 @@ async def _configure(
         write_private(seen, wanted)
     else:
         say("prefect.yaml and the flows are unchanged; nothing to deploy")
-    if not any(processes.alive(name, place.run) for name in WORKERS):
-        lost = await pool.crash_orphans()
+    await ensure_automations()
+    gone = [queue for queue in pool.QUEUES if processes.alive(f"worker-{queue}", place.run) is None]
+    if gone:
+        lost = await pool.crash_orphans(gone)
         if lost:
             say(f"{lost} run(s) that an earlier worker left open are marked as crashed")
 
