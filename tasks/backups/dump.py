@@ -130,9 +130,9 @@ def _stream(
     counting = None
     try:
         with programs.pgpass(job.database.password) as passfile:
-            child = programs.start(
-                _arguments(fit, row[0], job), programs.environment(job.database, passfile), stdout=subprocess.PIPE
-            )
+            options = "-c client_connection_check_interval=2s" if seen.version >= 14 else ""
+            env = programs.environment(job.database, passfile, options)
+            child = programs.start(_arguments(fit, row[0], job), env, stdout=subprocess.PIPE)
             try:
                 counting = survey.Counting(connection, seen.tables, job.database)
                 _pump(child, archive, job, deadline)
@@ -245,7 +245,8 @@ def pg_dump_error(said: str, code: int | None, database: Database) -> FleetError
     low = said.lower()
     lines = [line for line in said.splitlines() if "error:" in line.lower() or "fatal:" in line.lower()]
     line = re.sub(r"^pg_dump: (error: )?", "", lines[0] if lines else said.strip())
-    if "lock timeout" in low or "could not obtain lock" in low:
+    # --lock-wait-timeout is a statement_timeout around its LOCK TABLE.
+    if "lock timeout" in low or ("statement timeout" in low and "lock table" in low):
         return Unreachable(
             f"the dump of {database.name} at {database.server} waited too long for a lock ({first_line(line)})",
             "see who holds it (pg_locks, pg_stat_activity) and run again",
