@@ -78,7 +78,9 @@ API_DISABLED = {
     "error": {
         "code": 403,
         "message": "Gmail API has not been used in project 123 before or it is disabled. …",
-        "errors": [{"message": "Gmail API has not been used …", "domain": "usageLimits", "reason": "accessNotConfigured"}],
+        "errors": [
+            {"message": "Gmail API has not been used …", "domain": "usageLimits", "reason": "accessNotConfigured"}
+        ],
         "status": "PERMISSION_DENIED",
         "details": [
             {

@@ -64,7 +64,9 @@ def test_a_missing_scope_is_also_read_from_the_header():
     assert answer(403, google.NO_SCOPE_BY_HEADER, header) == Answer(Meaning.SKIP, "insufficient_scope")
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b'{"error":[]}', b'{"error":{"errors":7,"details":[1]}}', b"\xff", b"[" * 5000])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"null", b'{"error":[]}', b'{"error":{"errors":7,"details":[1]}}', b"\xff", b"[" * 5000]
+)
 def test_an_odd_body_is_only_its_status(body):
     assert answer(400, body) == Answer(Meaning.REFUSED, "HTTP 400")
 

@@ -61,7 +61,7 @@ def test_googles_credentials_are_read(write, kind):
     ],
 )
 def test_a_file_that_is_no_client_is_refused_in_a_sentence_without_its_secret(write, content):
-    with pytest.raises(InvalidInput, match="GMAIL_CREDENTIALS_FILE .*file.json") as refusal:
+    with pytest.raises(InvalidInput, match=r"GMAIL_CREDENTIALS_FILE .*file\.json") as refusal:
         read_credentials_file(write(content))
     assert "s3cret" not in str(refusal.value)
 
@@ -80,10 +80,19 @@ def test_a_token_without_an_access_token_counts_as_expired(write):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", [], {}, {**TOKEN, "refresh_token": ""}, {**TOKEN, "refresh_token": None}, {**TOKEN, "expiry": "soon"}]
+    "content",
+    [
+        b"",
+        b"\xff",
+        [],
+        {},
+        {**TOKEN, "refresh_token": ""},
+        {**TOKEN, "refresh_token": None},
+        {**TOKEN, "expiry": "soon"},
+    ],
 )
 def test_a_file_that_is_no_token_is_refused_in_a_sentence_without_its_secret(write, content):
-    with pytest.raises(InvalidInput, match="GMAIL_TOKEN_FILE .*file.json") as refusal:
+    with pytest.raises(InvalidInput, match=r"GMAIL_TOKEN_FILE .*file\.json") as refusal:
         read_token_file(write(content))
     assert "s3cret" not in str(refusal.value)
 

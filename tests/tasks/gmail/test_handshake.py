@@ -63,7 +63,9 @@ def test_no_text_but_ours_names_a_handshake(text):
 
 def test_the_consent_page_is_asked_with_pkce_state_and_offline_access_and_without_secrets():
     handshake = new_handshake(NOW, 10)
-    url = authorization_url(GOOGLE, handshake.state, handshake.code_verifier, "https://fleet.example.org/gmail/callback/")
+    url = authorization_url(
+        GOOGLE, handshake.state, handshake.code_verifier, "https://fleet.example.org/gmail/callback/"
+    )
     assert url.startswith(GOOGLE.auth_uri + "?")
     query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     challenge = base64.urlsafe_b64encode(hashlib.sha256(handshake.code_verifier.encode()).digest()).decode().rstrip("=")

@@ -45,7 +45,9 @@ async def refresh(tokens=OLD):
 async def test_a_code_is_exchanged_with_its_verifier_in_the_body(token_endpoint):
     token_endpoint.respond(json=google.TOKENS)
     tokens = await exchange()
-    assert tokens.access_token == google.TOKENS["access_token"] and tokens.refresh_token == google.TOKENS["refresh_token"]
+    assert (
+        tokens.access_token == google.TOKENS["access_token"] and tokens.refresh_token == google.TOKENS["refresh_token"]
+    )
     assert "openid" in tokens.scopes and len(tokens.scopes) == 3
     request = token_endpoint.calls.last.request
     sent = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
@@ -62,7 +64,9 @@ async def test_a_code_is_exchanged_with_its_verifier_in_the_body(token_endpoint)
 
 async def test_a_refused_code_is_refused_and_not_a_lost_grant(token_endpoint):
     token_endpoint.respond(400, json=google.INVALID_GRANT)
-    with pytest.raises(Refused, match=r"Google refused the code of user 42 \(invalid_grant.*run connect-gmail again") as refusal:
+    with pytest.raises(
+        Refused, match=r"Google refused the code of user 42 \(invalid_grant.*run connect-gmail again"
+    ) as refusal:
         await exchange()
     assert "4/code" not in str(refusal.value)
     assert token_endpoint.call_count == 1

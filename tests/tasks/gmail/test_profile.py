@@ -104,7 +104,9 @@ def test_userinfo_that_names_nobody_is_refused(document):
 
 
 def test_odd_values_of_google_become_nothing():
-    odd = read_userinfo({"sub": "1", "name": 7, "given_name": "A\nB\x00", "picture": "javascript:alert(1)", "locale": ""})
+    odd = read_userinfo(
+        {"sub": "1", "name": 7, "given_name": "A\nB\x00", "picture": "javascript:alert(1)", "locale": ""}
+    )
     assert (odd.name, odd.given_name, odd.picture, odd.locale) == (None, "AB", None, None)
     assert with_counts(odd, {"messagesTotal": "7", "threadsTotal": -1}).messages_total is None
 
@@ -120,7 +122,9 @@ async def test_with_the_basic_scopes_only_userinfo_is_asked(router):
 
 async def test_with_gmail_readonly_counts_and_language_come_along_and_no_message_is_touched(router):
     router.get(GOOGLE.userinfo_uri).respond(json=google.USERINFO)
-    router.get(path="/gmail/v1/users/me/profile").respond(json={"emailAddress": "x@y", "messagesTotal": 3, "threadsTotal": 2})
+    router.get(path="/gmail/v1/users/me/profile").respond(
+        json={"emailAddress": "x@y", "messagesTotal": 3, "threadsTotal": 2}
+    )
     router.get(path="/gmail/v1/users/me/settings/language").respond(json={"displayLanguage": "fr"})
     profile, _ = await fetch(tokens(*BASIC, READONLY))
     assert (profile.messages_total, profile.threads_total, profile.language) == (3, 2, "fr")

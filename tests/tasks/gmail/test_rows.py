@@ -30,7 +30,12 @@ def test_a_late_refusal_of_an_old_grant_does_not_kill_a_newer_one(registry):
 
     rows.record_grant(registry, "42", 3, "", ["openid", "email"], NOW)
     row = rows.find_row(registry, "42")
-    assert (row.status, row.last_error, row.sub, row.granted_scopes) == (GmailStatus.CONNECTED, None, None, "email openid")
+    assert (row.status, row.last_error, row.sub, row.granted_scopes) == (
+        GmailStatus.CONNECTED,
+        None,
+        None,
+        "email openid",
+    )
 
 
 def test_a_row_that_a_kill_left_behind_is_raised_to_the_tokens_generation(registry):
