@@ -4,10 +4,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from prefect.client.schemas.objects import BlockDocument
+
+from blocks.documents import as_block, read_documents
+
 if TYPE_CHECKING:
     from docker import DockerClient
 
 BLOCK = "docker-host"
+TYPE = "docker-host"
+"""Slug of the block's type; its class is imported only where such a block is found."""
 TIMEOUT = 30
 """Seconds that one answer of the engine may take, unless the block says otherwise."""
 
@@ -23,11 +29,16 @@ async def open_docker() -> "DockerClient":
 
 async def find_docker_host() -> Any | None:
     """The block ``docker-host`` (prefect_docker.DockerHost), or None."""
+    return docker_host((await read_documents({BLOCK: TYPE})).get(BLOCK))
+
+
+def docker_host(document: BlockDocument | None) -> Any | None:
+    """The DockerHost block that ``document`` holds."""
+    if document is None:
+        return None
     from prefect_docker import DockerHost
 
-    from blocks.documents import find
-
-    return await find(DockerHost, BLOCK)
+    return as_block(DockerHost, document)
 
 
 def connect(block: Any | None) -> "DockerClient":

@@ -1,8 +1,13 @@
 """Finding block documents by name."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentCreate
+from prefect.client.schemas.objects import BlockDocument
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import ValidationError
 
 B = TypeVar("B", bound=Block)
@@ -20,3 +25,53 @@ async def find(kind: type[B], name: str) -> B | None:
         raise
     except ValueError:  # Prefect's answer to a name it does not know
         return None
+
+
+async def read_documents(names: Mapping[str, str]) -> dict[str, BlockDocument]:
+    """Several documents with their secrets in one call of Prefect's API (20-40 ms, where each ``aload`` takes 60-90).
+
+    Args:
+        names: name of each block to the slug of its type.
+
+    Returns:
+        name to document, of those that there are; ``as_block`` makes the block.
+    """
+    wanted = {"name": {"any_": sorted(names)}}
+    async with get_client() as client:
+        response = await client.request(
+            "POST", "/block_documents/filter", json={"block_documents": wanted, "include_secrets": True}
+        )
+    found = [BlockDocument.model_validate(document) for document in response.json()]
+    return {
+        document.name: document
+        for document in found
+        if document.name and document.block_type and names.get(document.name) == document.block_type.slug
+    }
+
+
+def as_block(kind: type[B], document: BlockDocument | None) -> B | None:
+    """The block of type ``kind`` that ``document`` holds.
+
+    Raises:
+        ValidationError: as for ``find``.
+    """
+    return None if document is None else kind._from_block_document(document)
+
+
+async def save(block: Block, name: str) -> None:
+    """Save ``block`` as ``name``, over what is there. Where its type is registered that takes three calls (60 ms), not ten.
+
+    Raises:
+        PrefectHTTPStatusError: refused; its text may hold the values: do not show it.
+    """
+    async with get_client() as client:
+        try:
+            kind = await client.read_block_type_by_slug(block.get_block_type_slug())
+            schema = await client.read_block_schema_by_checksum(block._calculate_schema_checksum())
+            document = block._to_block_document(
+                name=name, block_type_id=kind.id, block_schema_id=schema.id, include_secrets=True
+            )
+            fields = {"name", "block_schema_id", "block_type_id", "data", "is_anonymous"}
+            await client.create_block_document(BlockDocumentCreate(**document.model_dump(include=fields)))
+        except (ObjectNotFound, ObjectAlreadyExists):
+            await block.asave(name, overwrite=True)

@@ -12,16 +12,18 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import SecretStr, ValidationError
 
 from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
-from blocks.docker import connect, engine_name, find_docker_host
-from blocks.documents import find
+from blocks.docker import BLOCK, TYPE, connect, docker_host, engine_name
+from blocks.documents import as_block, read_documents, save
 from blocks.gmail import GoogleOAuthClient
 from blocks.installation import installation
 from blocks.registry import open_registry
@@ -33,10 +35,9 @@ from tasks.clients.provisioning import House, Work
 from tasks.clients.reconcile import Step
 from tasks.clients.secrets import Secrets, fill
 from tasks.clock import now
-from tasks.errors import FleetError, NotConfigured, needed
+from tasks.errors import FleetError, NotConfigured, Refused, needed
 from tasks.registry import journal
 from tasks.registry.lock import hold
-from tasks.registry.names import ClientNames
 from tasks.registry.revision import require_head
 from tasks.registry.spec import SpecChanges
 
@@ -154,16 +155,24 @@ def _look_at_docker(work: Work, block: Any | None) -> None:
 
 async def _read_blocks(work: Work) -> Any | None:
     """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
-    names, spec = ClientNames(work.client), work.spec
+    own_name, spec = work.names.secrets_block, work.spec
+    kinds: dict[str, type[Block]] = {
+        SERVER: PostgresServer,
+        own_name: ZeroSecrets,
+        spec.google_client: GoogleOAuthClient,
+        AUTUMN: Secret,
+    }
+    if spec.twilio:
+        kinds[spec.twilio] = TwilioCredentials
+    slugs = {name: kind.get_block_type_slug() for name, kind in kinds.items()}
+    found = await read_documents({**slugs, BLOCK: TYPE})
     try:
-        server, own, google, twilio, autumn, engine = await asyncio.gather(
-            find(PostgresServer, SERVER),
-            find(ZeroSecrets, names.secrets_block),
-            find(GoogleOAuthClient, spec.google_client),
-            _twilio(spec.twilio),
-            find(Secret, AUTUMN),
-            find_docker_host(),
-        )
+        server = as_block(PostgresServer, found.get(SERVER))
+        own = as_block(ZeroSecrets, found.get(own_name))
+        google = as_block(GoogleOAuthClient, found.get(spec.google_client))
+        twilio = as_block(TwilioCredentials, found.get(spec.twilio))
+        autumn = as_block(Secret, found.get(AUTUMN))
+        engine = docker_host(found.get(BLOCK))
     except ValidationError as error:
         raise NotConfigured(
             f"a block of type {error.title} does not fit this version", "open it in the Prefect UI, fill it and save it"
@@ -174,7 +183,10 @@ async def _read_blocks(work: Work) -> Any | None:
     provisioning.settle_google(
         work, GoogleClient(google.client_id, google.client_secret.get_secret_value()) if google else None
     )
-    work.twilio = twilio
+    if spec.twilio:
+        account = needed(twilio, spec.twilio)
+        token = account.auth_token.get_secret_value()
+        work.twilio = TwilioAccount(account.account_sid, token, account.phone_number)
     work.server = postgres.Server(
         server.host,
         server.port,
@@ -189,13 +201,6 @@ async def _read_blocks(work: Work) -> Any | None:
         spec.db_port or server.container_port or server.port,
     )
     return engine
-
-
-async def _twilio(name: str) -> TwilioAccount | None:
-    if not name:
-        return None
-    block = needed(await find(TwilioCredentials, name), name)
-    return TwilioAccount(block.account_sid, block.auth_token.get_secret_value(), block.phone_number)
 
 
 def _plain(block: ZeroSecrets | None) -> Secrets:
@@ -227,7 +232,7 @@ async def _save_secrets(work: Work) -> None:
     if work.given == work.secrets:
         return
     own = work.secrets
-    await ZeroSecrets(
+    block = ZeroSecrets(
         database_password=SecretStr(own.database_password),
         better_auth_secret=SecretStr(own.better_auth_secret),
         autumn_key=SecretStr(own.autumn_key),
@@ -236,7 +241,14 @@ async def _save_secrets(work: Work) -> None:
         google_client_secret=SecretStr(own.google_client_secret),
         redis_token=SecretStr(own.redis_token),
         secret_env=SecretDict(own.secret_env),
-    ).asave(work.names.secrets_block, overwrite=True)
+    )
+    try:
+        await save(block, work.names.secrets_block)
+    except PrefectHTTPStatusError as error:  # its text may hold the whole request
+        raise Refused(
+            f"Prefect's server did not save the block {work.names.secrets_block} (HTTP {error.response.status_code})",
+            "look at the server's log and run again",
+        ) from None
     work.given = own
 
 
