@@ -29,16 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"There is no file {options.env_file}; correct --env-file.", file=sys.stderr)
         return 1
     # Prefect is imported only now: a wrong option is answered at once.
-    from deployments.bootstrap.environment import read_values
+    from deployments.bootstrap.environment import exposed, read_values
     from deployments.bootstrap.run import bootstrap
 
     try:
-        values = read_values(options.env_file or Path(".env"))
+        env_file = options.env_file or Path(".env")
+        values = read_values(env_file)
         report = asyncio.run(bootstrap(values, overwrite=options.overwrite, dry_run=options.dry_run))
     except FleetError as failed:
         print(failed, file=sys.stderr)
         return 1
-    print("\n".join(report.lines()))
+    print("\n".join([*(f"Note: {note}" for note in exposed(env_file)), *report.lines()]))
     return 0
 
 

@@ -73,8 +73,18 @@ def read_values(env_file: Path | None = None, process: Mapping[str, str] | None 
 
     Returns:
         Variable to text, known and unknown ones, without empty ones.
+
+    Raises:
+        BadSettings: the file cannot be read.
     """
-    found = dotenv_values(env_file, interpolate=False, encoding="utf-8") if env_file and env_file.is_file() else {}
+    found: dict[str, str | None] = {}
+    if env_file and env_file.is_file():
+        try:
+            found = dotenv_values(env_file, interpolate=False, encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError):
+            raise BadSettings(
+                [f"{env_file} cannot be read as UTF-8 text; correct its rights or its encoding."]
+            ) from None
     values = {name: value for name, value in found.items() if value and value.strip()}
     known = Environment.names()
     outside = os.environ if process is None else process
@@ -114,6 +124,13 @@ def _sentence(error: dict[str, Any], values: Mapping[str, str]) -> str:
             return f"{name} is {len(values[name])} characters long; write at most {limits['max_length']}."
         case other:
             return f"{name} is refused ({other}); see docs/configuration.md."
+
+
+def exposed(env_file: Path) -> list[str]:
+    """A sentence if others than its owner can read ``env_file``."""
+    if env_file.is_file() and env_file.stat().st_mode & 0o077:
+        return [f"{env_file} can be read by other users of this machine; run `chmod 600 {env_file}`."]
+    return []
 
 
 def misspelt(values: Mapping[str, str]) -> list[str]:

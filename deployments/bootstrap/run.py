@@ -7,10 +7,12 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
+from blocks.installation import installation
 from blocks.registry import registry_url
 from deployments.bootstrap.difference import BlockDifference, Outcome, compare, merged
 from deployments.bootstrap.environment import misspelt, read_environment
@@ -19,7 +21,7 @@ from deployments.bootstrap.google_files import read_google_files
 from deployments.bootstrap.kinds import ALL, register_all
 from deployments.bootstrap.plan import WITHOUT, Wanted, make_plan
 from deployments.bootstrap.report import Report
-from tasks.errors import Unreachable
+from tasks.errors import Conflict, NotConfigured, Unreachable
 from tasks.registry import revision
 
 Existing = Mapping[str, Mapping[str, Any]]
@@ -45,9 +47,12 @@ async def bootstrap(
     Raises:
         BadSettings: settings are refused, all of them named at once; nothing was touched.
         Damaged: a block that is there does not fit its type.
+        NotConfigured: Prefect's address is not set.
         Unreachable: Prefect or the registry's database does not answer.
     """
     started = time.monotonic()
+    if not PREFECT_API_URL.value():  # Prefect would start a server of its own and keep the secrets there
+        raise NotConfigured("PREFECT_API_URL is not set", "set it to the API of your Prefect server, or run `make up`")
     environment = read_environment(values)
     files = await asyncio.to_thread(read_google_files, environment)
     plan = make_plan(environment, files, given)
@@ -95,10 +100,17 @@ async def _save(
 ) -> None:
     """Write what is new or to be overwritten; one after the other, since SQLite has one writer."""
     for block, difference in zip(wanted, blocks, strict=True):
-        if difference.outcome in (Outcome.CREATED, Outcome.OVERWRITTEN):
-            await merged(block, existing.get(block.name)).asave(
-                block.name, overwrite=difference.outcome is Outcome.OVERWRITTEN, client=client
-            )
+        if difference.outcome not in (Outcome.CREATED, Outcome.OVERWRITTEN):
+            continue
+        overwrite = difference.outcome is Outcome.OVERWRITTEN
+        try:
+            await merged(block, existing.get(block.name)).asave(block.name, overwrite=overwrite, client=client)
+        except ValueError as failed:
+            if not isinstance(failed.__cause__, ObjectAlreadyExists):
+                raise
+            raise Conflict(
+                f"the block {block.name} was made by somebody else just now", "run again to compare"
+            ) from None
 
 
 async def _registry(dry_run: bool) -> str:
@@ -107,8 +119,10 @@ async def _registry(dry_run: bool) -> str:
     where = "SQLite" if url.get_backend_name() == "sqlite" else f"PostgreSQL on {url.host}"
     if not dry_run:
         try:
+            if where == "SQLite":
+                installation().registry_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             await asyncio.to_thread(revision.upgrade, url.render_as_string(hide_password=False))
-        except OperationalError:
+        except (OperationalError, OSError):
             raise Unreachable(
                 f"the registry ({where}) cannot be opened",
                 "see that the state folder can be written, or that the block registry is right and its server is up",

@@ -26,6 +26,15 @@ def test_a_password_in_the_file_is_taken_as_it_stands(tmp_path):
     assert read_values(file, {})["EMAIL_HOST_PASSWORD"] == "p$HOME${PATH}#1 ä"
 
 
+def test_a_file_in_another_encoding_is_refused_and_a_byte_order_mark_is_not(tmp_path):
+    file = tmp_path / ".env"
+    file.write_bytes("EMAIL_HOST=ä".encode("latin-1"))
+    with pytest.raises(BadSettings, match="UTF-8"):
+        read_values(file, {})
+    file.write_bytes(b"\xef\xbb\xbfEMAIL_HOST=x\r\n")
+    assert read_values(file, {}) == {"EMAIL_HOST": "x"}
+
+
 def test_a_missing_file_holds_nothing(tmp_path):
     assert read_values(tmp_path / "none", {}) == {}
 
