@@ -4,6 +4,7 @@ The emulator takes any unknown bearer token for its first user, has no getProfil
 scopes. So its first user is a decoy that nobody may be, and its userinfo decides here whether a token is good.
 """
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,8 +49,6 @@ class StandIn:
         """The emulator's token endpoint; what it gives is remembered with its scopes."""
         response = await self.forward(request)
         if response.status_code == 200:
-            import json
-
             given = json.loads(bytes(response.body))
             self.scopes[given["access_token"]] = given["scope"].split()
         return response
@@ -65,10 +64,11 @@ class StandIn:
         """A Gmail resource that any of the scopes ``needed`` opens."""
 
         async def handle(request: Request) -> Response:
-            who = await self.userinfo(Request({**request.scope, "path": "/oauth2/v2/userinfo", "query_string": b""}))
-            if who.status_code != 200:
+            given = request.headers.get("authorization", "")
+            who = await self.http.get(f"{self.emulator}/oauth2/v2/userinfo", headers={"authorization": given})
+            if who.status_code != 200 or DECOY in who.text:
                 return _refusal(401, "UNAUTHENTICATED", "authError", "Invalid Credentials")
-            token = request.headers["authorization"].partition(" ")[2]
+            token = given.partition(" ")[2]
             if not any(scope.endswith(needed) for scope in self.scopes.get(token, [])):
                 return _refusal(
                     403,
