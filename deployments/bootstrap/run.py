@@ -20,6 +20,7 @@ from deployments.bootstrap.gmail_import import import_grant
 from deployments.bootstrap.google_files import read_google_files
 from deployments.bootstrap.kinds import ALL, register_all
 from deployments.bootstrap.plan import WITHOUT, Wanted, make_plan
+from deployments.bootstrap.refusals import BadSettings
 from deployments.bootstrap.report import Report
 from tasks.errors import Conflict, NotConfigured, Unreachable
 from tasks.registry import revision
@@ -51,11 +52,14 @@ async def bootstrap(
         Unreachable: Prefect or the registry's database does not answer.
     """
     started = time.monotonic()
+    try:
+        environment = read_environment(values)
+        files = await asyncio.to_thread(read_google_files, environment)
+        plan = make_plan(environment, files, given)
+    except BadSettings as refused:  # a misspelt name is often why another one is missing
+        raise BadSettings([*refused.sentences, *misspelt(values)]) from None
     if not PREFECT_API_URL.value():  # Prefect would start a server of its own and keep the secrets there
         raise NotConfigured("PREFECT_API_URL is not set", "set it to the API of your Prefect server, or run `make up`")
-    environment = read_environment(values)
-    files = await asyncio.to_thread(read_google_files, environment)
-    plan = make_plan(environment, files, given)
     try:
         async with get_client() as client:
             existing = await _existing(client, plan.wanted)

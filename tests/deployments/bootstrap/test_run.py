@@ -207,7 +207,9 @@ async def test_the_command_shows_a_table_without_any_secret(tmp_path):
 
 
 def test_the_command_refuses_in_words_and_with_exit_code_1(tmp_path):
-    refused = run_it(tmp_path, EMAIL_PORT="x", TIME_ZONE="UTC")
+    (tmp_path / ".env").write_text("EMAIL_PROT=465\n")
+    refused = run_it(tmp_path, EMAIL_PORT="x")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "EMAIL_PORT is 'x'; write a whole number." in refused.stderr and "Traceback" not in refused.stderr
+    assert "EMAIL_PROT is not read; did you mean EMAIL_PORT?" in refused.stderr
     assert "no file" in run_it(tmp_path, "--env-file", "nowhere").stderr
