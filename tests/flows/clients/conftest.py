@@ -1,6 +1,7 @@
 """A fleet's installation for the provision flow: blocks that point at the real test server and engine."""
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
@@ -42,9 +43,9 @@ async def save_blocks(server, **changes) -> None:
         **changes,
     }
     await PostgresServer(**given).asave("postgres-server", overwrite=True)
-    await GoogleOAuthClient(
-        client_id="zero.apps.example", client_secret=SecretStr("google-secret-of-tests")
-    ).asave("google-zero", overwrite=True)
+    await GoogleOAuthClient(client_id="zero.apps.example", client_secret=SecretStr("google-secret-of-tests")).asave(
+        "google-zero", overwrite=True
+    )
 
 
 @pytest.fixture
@@ -76,10 +77,8 @@ def forget(docker_client, postgres_server, slug: str) -> None:
     from tasks.registry.names import ClientNames
 
     names = ClientNames(slug)
-    try:
+    with contextlib.suppress(docker.errors.NotFound):
         docker_client.api.remove_container(names.container, force=True, v=True)
-    except docker.errors.NotFound:
-        pass
     with postgres_server.connect() as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {names.database} WITH (FORCE)")
         if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (names.role,)).fetchone():

@@ -1,13 +1,12 @@
 """provision-client on the real engine, a real PostgreSQL and a real Prefect server."""
 
 import time
+
 import httpx
-import pytest
 
 from flows.clients.provision import provision_client
 from tasks.registry import journal, queries
 from tasks.registry.models import Status
-from tasks.registry.names import ClientNames
 from tasks.registry.spec import SpecChanges
 
 
