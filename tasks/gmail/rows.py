@@ -59,13 +59,20 @@ def record_grant(
     )
 
 
-def record_profile(engine: Engine, user: str, generation: int, profile: Profile, moment: datetime) -> bool:
-    """What Google said under grant ``generation``. False, and nothing written, when there is a newer grant."""
+def record_profile(
+    engine: Engine, user: str, generation: int, profile: Profile, scopes: Iterable[str], moment: datetime
+) -> bool:
+    """What Google said under grant ``generation``, and the scopes that it has now (a kill may have lost them).
+
+    Returns:
+        False, and nothing written, when there is a newer grant.
+    """
     return _write(
         engine,
         user,
         col(GmailProfile.generation) == generation,
         **asdict(profile),
+        granted_scopes=" ".join(sorted(scopes)),
         status=GmailStatus.CONNECTED,
         last_error=None,
         refreshed_at=moment,

@@ -212,7 +212,9 @@ async def refresh_profile(user: str) -> Profile:
             raise
         if fresh != tokens:
             await _save(user, fresh, block.generation)
-        if not await asyncio.to_thread(rows.record_profile, engine, user, block.generation, profile, now()):
+        if not await asyncio.to_thread(
+            rows.record_profile, engine, user, block.generation, profile, fresh.scopes, now()
+        ):
             raise Conflict(
                 f"user {user} connected anew while their profile was read", "run refresh-gmail-profile again"
             )

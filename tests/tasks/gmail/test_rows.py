@@ -12,12 +12,12 @@ def test_a_late_refusal_of_an_old_grant_does_not_kill_a_newer_one(registry):
     rows.record_grant(registry, "42", 1, "ada@site.org", ["openid"], NOW)
     rows.record_grant(registry, "42", 2, "", ["openid"], NOW)
     assert rows.record_reconnect(registry, "42", 1, "gone") is False
-    assert rows.record_profile(registry, "42", 1, ADA, NOW) is False
+    assert rows.record_profile(registry, "42", 1, ADA, ["openid"], NOW) is False
     row = rows.find_row(registry, "42")
     assert (row.status, row.generation, row.email, row.last_error) == (GmailStatus.CONNECTED, 2, None, None)
     assert row.login_email == "ada@site.org"  # an empty one keeps what is known
 
-    assert rows.record_profile(registry, "42", 2, ADA, NOW) is True
+    assert rows.record_profile(registry, "42", 2, ADA, ["openid"], NOW) is True
     assert rows.record_reconnect(registry, "42", 2, "gone") is True
     row = rows.find_row(registry, "42")
     assert (row.status, row.email, row.messages_total, row.last_error) == (
