@@ -3,11 +3,14 @@
 The SMTP account is prefect-email's EmailServerCredentials, saved as `smtp`.
 """
 
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prefect.blocks.core import Block
 from pydantic import Field, HttpUrl, SecretStr
 from sqlalchemy import URL
+
+from blocks.documents import find
 
 POSTGRES_DOCS = HttpUrl("https://www.postgresql.org/docs/current/app-pgdump.html")
 
@@ -98,4 +101,39 @@ class BackupPolicy(Block):
         max_length=200,
         title="Subject prefix",
         description="EMAIL_BACKUP_SUBJECT_PREFIX.",
+    )
+
+
+@dataclass(frozen=True)
+class SmtpAccount:
+    """The block `smtp` in plain values."""
+
+    host: str
+    port: int
+    security: Literal["SSL", "STARTTLS", "PLAIN"]
+    username: str
+    password: SecretStr = field(repr=False)
+    verify: bool = True
+
+
+async def smtp_account(name: str = "smtp") -> SmtpAccount | None:
+    """What prefect-email's block ``name`` says, or None when there is none; it stands for a provider or names a server."""
+    from prefect_email.credentials import EmailServerCredentials, SMTPServer, SMTPType  # 0.3 s
+
+    block = await find(EmailServerCredentials, name)
+    if block is None:
+        return None
+    kind = block.smtp_type if isinstance(block.smtp_type, SMTPType) else SMTPType[block.smtp_type]
+    security: dict[SMTPType, Literal["SSL", "STARTTLS", "PLAIN"]] = {
+        SMTPType.SSL: "SSL",
+        SMTPType.STARTTLS: "STARTTLS",
+        SMTPType.INSECURE: "PLAIN",
+    }
+    return SmtpAccount(
+        block.smtp_server.value if isinstance(block.smtp_server, SMTPServer) else block.smtp_server,
+        block.smtp_port or kind.value,
+        security[kind],
+        block.username or "",
+        block.password,
+        block.verify is not False,
     )

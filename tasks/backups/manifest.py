@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tasks.backups import archive
+from tasks.backups.source import Target
 from tasks.errors import Damaged
 
 FORMAT = 1
@@ -70,6 +71,16 @@ class Manifest:
             raise Damaged(
                 f"the manifest {path} cannot be read", "make a new backup; the dump itself may still be good"
             ) from None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A backup that stands; no secret in it."""
+
+    row_id: int
+    target: Target
+    path: Path
+    manifest: Manifest
 
 
 def beside(path: Path) -> Path:

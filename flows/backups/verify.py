@@ -1,0 +1,39 @@
+"""Prove backups by restoring them."""
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.outcome import told
+from tasks.backups.report import verified
+from tasks.backups.source import target
+from tasks.backups.steps import targets_to_verify, verify_targets
+
+Client = Annotated[str, Field(max_length=200)]
+Block = Annotated[str, Field(max_length=200)]
+
+
+def run_name() -> str:
+    """`verify backup of acme`, or of all."""
+    given = flow_run.parameters
+    return f"verify backup of {given.get('client') or given.get('database') or 'all'}"
+
+
+@flow(name="verify-backup", flow_run_name=run_name, persist_result=False)
+@told
+async def verify_backup(client: Client | None = None, database: Block | None = None) -> str:
+    """Restore the latest backup into a scratch database on the clients' server, compare it with its manifest, drop it again.
+
+    With neither given, every target that has a good backup is verified; the run fails when any is not good, and names it.
+
+    Args:
+        client: A client's slug: the backup of its Zero database.
+        database: The name of a PostgreSQL database block: the backup of that database.
+    """
+    if client or database:
+        target(client, database)
+    targets = await targets_to_verify(client or None, database or None)
+    verdicts = await verify_targets(targets) if targets else []
+    return verified([(one.target.spoken, one.good, one.sentence) for one in verdicts])

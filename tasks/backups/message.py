@@ -1,0 +1,233 @@
+"""The mail about a backup: subject, text, and the bytes around the attached file. Pure."""
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage, MIMEPart
+from email.policy import SMTP
+from email.utils import format_datetime, parseaddr
+
+from tasks.backups.manifest import Manifest
+from tasks.backups.source import Target, mib
+from tasks.clock import spoken, zone
+from tasks.errors import InvalidInput, NotConfigured
+from tasks.registry.names import require_email
+
+LINE = 57
+"""Raw bytes in one base64 line of 76 characters and CR LF: 78 bytes on the wire."""
+CHUNK = LINE * 1024
+_BOUNDARY = "=_zero_fleet_{mark}"
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A mail, but for the file in its middle: ``head``, then the file in base64, then ``tail``. Without a file ``tail`` is empty."""
+
+    head: bytes
+    tail: bytes
+    file_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, for SIZE= in MAIL FROM."""
+        return len(self.head) + encoded_size(self.file_bytes) + len(self.tail)
+
+
+def encoded_size(count: int) -> int:
+    """Bytes that ``count`` raw bytes take in base64 with its line ends.
+
+    >>> encoded_size(57), encoded_size(58), encoded_size(0)
+    (78, 84, 0)
+    """
+    lines, rest = divmod(count, LINE)
+    return lines * 78 + ((rest + 2) // 3 * 4 + 2 if rest else 0)
+
+
+def encoded(chunk: bytes) -> bytes:
+    """``chunk`` in base64 lines; all but the last chunk of a file must be a multiple of 57 bytes.
+
+    >>> encoded(b"ab")
+    b'YWI=\\r\\n'
+    """
+    text = base64.b64encode(chunk)
+    return b"".join(text[start : start + 76] + b"\r\n" for start in range(0, len(text), 76))
+
+
+def subject(prefix: str, target: Target, moment: datetime, time_zone: str) -> str:
+    """The mail's subject: ``<prefix> - <when>``, for a client ``<prefix> <client> - <when>``.
+
+    >>> from datetime import UTC
+    >>> when = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    >>> subject("[AgentAssistant] Backup", Target(database="app-database"), when, "UTC")
+    '[AgentAssistant] Backup - 2026-01-02 03:04'
+    >>> subject("[AgentAssistant] Backup", Target(client="acme"), when, "Europe/Vienna")
+    '[AgentAssistant] Backup acme - 2026-01-02 04:04'
+    """
+    whose = f" {target.client}" if target.client else ""
+    return f"{' '.join(prefix.split())}{whose} - {spoken(moment, time_zone)}"
+
+
+def facts(manifest: Manifest, path: str, time_zone: str) -> list[tuple[str, str]]:
+    """What is to be known of a backup, name and value, for the mail and for the page in the UI."""
+    return [
+        ("Database", f"{manifest.database} at {manifest.server}"),
+        ("Taken at", f"{spoken(manifest.taken_at, time_zone, seconds=True)} {time_zone}"),
+        ("Took", f"{manifest.seconds:.1f} s"),
+        ("File", path),
+        ("Size", f"{mib(manifest.file_bytes)} ({mib(manifest.raw_bytes)} before compression)"),
+        ("SHA-256", manifest.sha256),
+        ("Tables", f"{len(manifest.rows)} with {sum(manifest.rows.values())} rows"),
+        ("Server", f"PostgreSQL {manifest.server_version}, dumped with pg_dump {manifest.pg_dump_version}"),
+    ]
+
+
+def restore_hint(filename: str) -> str:
+    """The commands that bring a backup back by hand."""
+    name = "'" + filename.replace("'", "'\\''") + "'"
+    return f"createdb restored\ngunzip -c {name} | psql -X -v ON_ERROR_STOP=1 -d restored"
+
+
+def body(target: Target, manifest: Manifest, path: str, filename: str, time_zone: str, left_out: str = "") -> str:
+    """The mail's text.
+
+    Args:
+        target: whose database.
+        manifest: what was backed up.
+        path: where the file lies on this machine.
+        filename: its name.
+        time_zone: of the moments.
+        left_out: why the file is not attached; empty when it is.
+    """
+    lines = [f"The database of {target.spoken} was backed up.", ""]
+    if left_out:
+        lines += [f"The file is NOT attached: {left_out}.", f"It lies on the machine at {path}.", ""]
+    lines += [f"{name + ':':<10} {value}" for name, value in facts(manifest, path, time_zone)]
+    lines += ["", "To restore it into a new database:", "", *restore_hint(filename).splitlines()]
+    lines += ["", f"To see whether the file is whole:  sha256sum '{filename}'", ""]
+    return "\n".join(lines)
+
+
+def address(value: str, what: str) -> Address:
+    """The mailbox in ``value``, like ``Backups <ops@example.org>``.
+
+    Raises:
+        InvalidInput: it is none, or has letters outside ASCII in its address (most servers refuse those).
+
+    >>> str(address("Backups <ops@example.org>", "sender"))
+    'Backups <ops@example.org>'
+    """
+    name, plain = parseaddr(value)
+    require_email(plain or value)
+    if not plain.isascii() or not name.isprintable():
+        raise InvalidInput(f"{what} {value[:80]!r} has letters that mail servers do not take", "use an ASCII address")
+    return Address(display_name=name, addr_spec=plain)
+
+
+def sender_of(configured: str, username: str) -> Address:
+    """Who the mail is from: DEFAULT_FROM_EMAIL, else the account's own address.
+
+    Raises:
+        NotConfigured: neither is an address.
+    """
+    chosen = configured.strip() or username
+    if "@" not in chosen:
+        raise NotConfigured(
+            "there is no address to send from", "fill DEFAULT_FROM_EMAIL (From in the block backup-policy)"
+        )
+    return address(chosen, "sender")
+
+
+def require_recipients(enabled: bool, recipients: list[str]) -> list[str]:
+    """Whom to mail to; empty when mailing is off.
+
+    Raises:
+        NotConfigured: mailing is on without a recipient.
+        InvalidInput: a recipient is no address.
+
+    >>> require_recipients(True, [])
+    Traceback (most recent call last):
+    tasks.errors.NotConfigured: EMAIL_BACKUP_ENABLED is on without a recipient; fill EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy), or switch EMAIL_BACKUP_ENABLED (Mail the backup) off.
+    """
+    if not enabled:
+        return []
+    plain = [address(value.strip(), "recipient").addr_spec for value in recipients if value.strip()]
+    if not plain:
+        raise NotConfigured(
+            "EMAIL_BACKUP_ENABLED is on without a recipient",
+            "fill EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy), or switch EMAIL_BACKUP_ENABLED "
+            "(Mail the backup) off",
+        )
+    return list(dict.fromkeys(plain))
+
+
+def message_id(mark: str, domain: str) -> str:
+    """A Message-ID that is the same for each attempt at the same mail, so that a mailbox can tell a repetition.
+
+    >>> message_id("backup.7.ab12", "example.org")
+    '<zero-fleet.backup.7.ab12@example.org>'
+    """
+    return f"<zero-fleet.{mark}@{domain}>"
+
+
+def letter(
+    sender: Address,
+    recipients: list[str],
+    title: str,
+    text: str,
+    identity: str,
+    moment: datetime,
+    time_zone: str,
+    attachment: tuple[str, int] | None = None,
+) -> Letter:
+    """Put a mail together.
+
+    Args:
+        sender: From.
+        recipients: To; all see each other.
+        title: the subject.
+        text: the text.
+        identity: the Message-ID with its angle brackets.
+        moment: Date.
+        time_zone: of Date.
+        attachment: name and size in bytes of the file to be streamed between head and tail.
+    """
+    outer = EmailMessage(policy=SMTP)
+    outer["From"] = sender
+    outer["To"] = ", ".join(recipients)
+    outer["Subject"] = title
+    outer["Date"] = format_datetime(moment.astimezone(zone(time_zone)))
+    outer["Message-ID"] = identity
+    outer["Auto-Submitted"] = "auto-generated"
+    if attachment is None:
+        outer.set_content(text, cte="quoted-printable")
+        return Letter(dot_stuffed(outer.as_bytes()), b"")
+    filename, size = attachment
+    boundary = _BOUNDARY.format(mark=re.sub(r"[^A-Za-z0-9]", "", identity)[-40:])
+    outer["MIME-Version"] = "1.0"
+    outer["Content-Type"] = f'multipart/mixed; boundary="{boundary}"'
+    words = MIMEPart(policy=SMTP)
+    words.set_content(text, cte="quoted-printable")
+    file = MIMEPart(policy=SMTP)
+    file["Content-Type"] = "application/gzip"
+    file["Content-Transfer-Encoding"] = "base64"
+    file.add_header("Content-Disposition", "attachment", filename=filename)  # RFC 2231 where the name needs it
+    mark = b"--" + boundary.encode()
+    head = b"".join((outer.as_bytes(), mark, b"\r\n", words.as_bytes(), b"\r\n", mark, b"\r\n", file.as_bytes()))
+    return Letter(dot_stuffed(head), mark + b"--\r\n", size)
+
+
+def dot_stuffed(text: bytes) -> bytes:
+    r"""``text`` as DATA wants it: a line that begins with a dot gets another (RFC 5321, 4.5.2).
+
+    >>> dot_stuffed(b"a\r\n.b\r\n")
+    b'a\r\n..b\r\n'
+    """
+    return re.sub(rb"(?m)^\.", b"..", text)
+
+
+def lines(file_chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """A file's chunks in base64."""
+    return map(encoded, file_chunks)
