@@ -1,3 +1,4 @@
+import time
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs
 
@@ -108,6 +109,19 @@ async def test_a_google_that_stays_away_is_unreachable_without_a_secret_in_the_s
         await refresh()
     assert "refresh-old" not in str(gone.value) and gone.value.__cause__ is None
     assert token_endpoint.call_count == 3
+
+
+async def test_a_short_wait_that_google_asks_for_is_kept(token_endpoint):
+    import stamina
+
+    stamina.set_testing(False)
+    token_endpoint.side_effect = [
+        httpx.Response(429, json=google.TOO_MANY, headers={"Retry-After": "2"}),
+        httpx.Response(200, json={"access_token": "new", "expires_in": 3599}),
+    ]
+    started = time.monotonic()
+    assert (await refresh()).access_token == "new"
+    assert 2.0 <= time.monotonic() - started < 4.5
 
 
 async def test_a_wait_longer_than_a_minute_is_told_and_not_waited_for(token_endpoint):
