@@ -8,8 +8,8 @@ GOOGLE_CLIENT_ID or GOOGLE_CLIENT_SECRET is missing; has the OAuth callback at `
 e-mail API (``POST /api/emails/send``, ``GET /api/emails``) behind the bearer token in ZERO_API_TOKEN. Mails are kept in its
 database (table ``standin_email``) and go nowhere.
 
-For tests, ``STANDIN_FAULT`` makes it misbehave: ``crash`` (exit 1 half a second after it listens), ``broken`` (500 on every
-path), ``deaf`` (runs, never listens), ``silent`` (listens, never answers), ``greedy`` (eats memory until it is killed), ``slow``
+For tests, ``STANDIN_FAULT`` makes it misbehave: ``crash`` (exit 1 soon after its migrations, before it listens), ``fall`` (exit
+1 a second after it listens), ``broken`` (500 on every path), ``deaf`` (runs, never listens), ``silent`` (listens, never answers), ``greedy`` (eats memory until it is killed), ``slow``
 (listens after 2 s).
 """
 
@@ -190,7 +190,10 @@ def main() -> None:
     if FAULT == "slow":
         time.sleep(2)
     if FAULT == "crash":
-        threading.Timer(0.5, lambda: os._exit(1)).start()
+        time.sleep(0.3)
+        die("Error: crashed on purpose")
+    if FAULT == "fall":
+        threading.Timer(1, lambda: os._exit(1)).start()
     port = int(os.environ.get("PORT") or 3000)
     server = Server(("0.0.0.0", port), Zero)
     print(f"Zero (stand-in) listens on {port}", flush=True)
