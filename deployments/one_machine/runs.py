@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import stamina
 
 from deployments.one_machine.settings import Stack
 from tasks.errors import FleetError, Unreachable
@@ -24,6 +26,10 @@ class Ended:
     seconds: float
 
 
+class _Busy(Unreachable):
+    """The server asks to be asked again."""
+
+
 class Api:
     """Prefect's REST API with the stack's auth string: one GET for a deployment's id, one POST for a run."""
 
@@ -37,14 +43,19 @@ class Api:
 
     async def get(self, path: str) -> Any:
         """The JSON answer to GET ``path``; None when there is no such thing."""
-        answer = await self._http.get(path)
-        if answer.status_code == 404:
-            return None
-        return self._checked(answer)
+        answer = await self._ask("GET", path)
+        return None if answer.status_code == 404 else self._checked(answer)
 
     async def post(self, path: str, body: Any) -> Any:
         """The JSON answer to POST ``path``."""
-        return self._checked(await self._http.post(path, json=body))
+        return self._checked(await self._ask("POST", path, json=body))
+
+    @stamina.retry(on=(httpx.TransportError, _Busy), attempts=8, wait_initial=0.2, wait_max=5.0, timeout=60.0)
+    async def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        answer = await self._http.request(method, path, **given)
+        if answer.status_code in (429, 503):  # on SQLite Prefect answers so when another writer was faster
+            raise _Busy(f"Prefect's API answered {answer.status_code} to {path}", "try again when it has less to do")
+        return answer
 
     def _checked(self, answer: httpx.Response) -> Any:
         if answer.is_error:
@@ -59,9 +70,9 @@ class Api:
         found = await self.get(f"/deployments/name/{deployment}")
         if found is None:
             raise FleetError(f"there is no deployment {deployment}", "run `make up`")
-        run = await self.post(
-            f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        )
+        # With the key a call that is tried again does not start a second run.
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid.uuid4())}
+        run = await self.post(f"/deployments/{found['id']}/create_flow_run", body)
         return str(run["id"])
 
     async def wait(self, run: str, deadline: float, meanwhile: Callable[[], Awaitable[None]] | None = None) -> Ended:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.automations import ensure_automations
 from deployments.one_machine import containers, engine, processes
 from deployments.one_machine.embedded_postgres import EmbeddedPostgres, home_of
 from deployments.one_machine.pool import QUEUES
@@ -73,13 +72,7 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     answers(f"{place.api}/health", "the Prefect server", place, "server")
     say(f"Prefect server answers at {place.ui}")
     asyncio.run(_configure(place, recipe, given, environment, say, overwrite))
-    for name, limit in QUEUES.items():
-        processes.start(
-            f"worker-{name}",
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fleet", "--type", "process",
-             "--work-queue", name, "--limit", str(limit), "--name", f"{place.fleet}-{name}", "--install-policy", "never"],
-            place.run, place.logs, {**environment, **recipe.worker}, ROOT,
-        )  # fmt: skip
+    _start_worker(place, "work", recipe, environment)
     started = containers.start_remembered(place.fleet, place.run / "containers.json")
     if started:
         say(f"started again: {', '.join(started)}")
@@ -108,6 +101,13 @@ async def _configure(
         [sys.executable, "-m", "deployments.gateway", "--host", _gateway_host(), "--port", str(place.gateway_port)],
         place.run, place.logs, environment, ROOT,
     )  # fmt: skip
+    gone = [queue for queue in pool.QUEUES if processes.alive(f"worker-{queue}", place.run) is None]
+    if gone:
+        lost = await pool.crash_orphans(gone)
+        if lost:
+            say(f"{lost} run(s) that an earlier worker left open are marked as crashed")
+    # Not both workers at once: their first heartbeats meet in Prefect's SQLite and lock each other out.
+    _start_worker(place, "health", recipe, environment)
     seen = place.state / "deployed"
     wanted = pool.fingerprint(ROOT, environment)
     if not seen.exists() or seen.read_text() != wanted:
@@ -116,12 +116,16 @@ async def _configure(
         write_private(seen, wanted)
     else:
         say("prefect.yaml and the flows are unchanged; nothing to deploy")
-    await ensure_automations()
-    gone = [queue for queue in pool.QUEUES if processes.alive(f"worker-{queue}", place.run) is None]
-    if gone:
-        lost = await pool.crash_orphans(gone)
-        if lost:
-            say(f"{lost} run(s) that an earlier worker left open are marked as crashed")
+
+
+def _start_worker(place: Stack, queue: str, recipe: Recipe, environment: Mapping[str, str]) -> None:
+    processes.start(
+        f"worker-{queue}",
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fleet", "--type", "process",
+         "--work-queue", queue, "--limit", str(QUEUES[queue]), "--name", f"{place.fleet}-{queue}",
+         "--install-policy", "never"],
+        place.run, place.logs, {**environment, **recipe.worker}, ROOT,
+    )  # fmt: skip
 
 
 def embedded(place: Stack) -> EmbeddedPostgres:
