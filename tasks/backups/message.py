@@ -119,9 +119,11 @@ def address(value: str, what: str) -> Address:
     >>> str(address("Backups <ops@example.org>", "sender"))
     'Backups <ops@example.org>'
     """
+    if not value.isprintable():
+        raise InvalidInput(f"{what} {value[:80]!r} is no e-mail address", "write it like ops@example.org")
     name, plain = parseaddr(value)
     require_email(plain or value)
-    if not plain.isascii() or not name.isprintable():
+    if not plain.isascii():
         raise InvalidInput(f"{what} {value[:80]!r} has letters that mail servers do not take", "use an ASCII address")
     return Address(display_name=name, addr_spec=plain)
 
@@ -214,8 +216,10 @@ def letter(
     file["Content-Type"] = "application/gzip"
     file["Content-Transfer-Encoding"] = "base64"
     file.add_header("Content-Disposition", "attachment", filename=filename)  # RFC 2231 where the name needs it
+    # Folded by hand: the generator would close a multipart that has no parts yet.
+    headers = "".join(SMTP.fold(name, value) for name, value in outer.items()).encode() + b"\r\n"
     mark = b"--" + boundary.encode()
-    head = b"".join((outer.as_bytes(), mark, b"\r\n", words.as_bytes(), b"\r\n", mark, b"\r\n", file.as_bytes()))
+    head = b"".join((headers, mark, b"\r\n", words.as_bytes(), b"\r\n", mark, b"\r\n", file.as_bytes()))
     return Letter(dot_stuffed(head), mark + b"--\r\n", size)
 
 

@@ -181,6 +181,8 @@ def failure(stage: str, error: Exception, where: Where, seconds: float) -> Fleet
             f"the certificate of {where.server} was not accepted ({error.verify_message})",
             "write EMAIL_HOST as in its certificate, or trust its CA on this machine (SSL_CERT_FILE)",
         )
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return Unreachable(f"{where.server} cut the connection at the step {stage}", AGAIN)
     if isinstance(error, ssl.SSLError):
         reason = error.reason or "TLS failed"
         if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
@@ -189,7 +191,10 @@ def failure(stage: str, error: Exception, where: Where, seconds: float) -> Fleet
                 "set the SMTP type STARTTLS (port 587) in the block smtp, or port 465 for SSL",
             )
         return Refused(f"{where.server} and this machine agree on no TLS ({reason})", "upgrade that server's TLS")
-    if isinstance(error, TimeoutError):
+    # smtplib turns a timeout while it reads into a disconnection, and keeps its text.
+    if isinstance(error, TimeoutError) or (
+        isinstance(error, smtplib.SMTPServerDisconnected) and "timed out" in str(error)
+    ):
         return Unreachable(
             f"{where.server} did not answer within {seconds:.0f} s at the step {stage}"
             + (" (a server that waits for TLS from the first byte is silent like this)" if stage == "connect" else ""),

@@ -96,7 +96,7 @@ class Server(SMTP):
             await asyncio.sleep(0.05)
             assert self.transport is not None
             self.transport.abort()
-            return
+            await asyncio.Event().wait()  # until aiosmtpd cancels us; what is in its buffer are no commands
         await super().smtp_DATA(arg)
 
 
