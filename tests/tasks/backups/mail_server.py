@@ -59,13 +59,13 @@ def running(maildir: Path, cert: Path | None, key: Path | None, **other: object)
     """The stand-in on a free port; what it knows, and the port."""
     post = Post(USER, PASSWORD, maildir)
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(serve(post, 0, cert, key, **other))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
+        server = asyncio.run_coroutine_threadsafe(serve(post, 0, cert, key, **other), loop).result(10)
         yield post, server.sockets[0].getsockname()[1]
-    finally:
         loop.call_soon_threadsafe(server.close)
+    finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -1,0 +1,167 @@
+"""The three flows on a real Prefect server, a real PostgreSQL and the mail server stand-in."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect_email import EmailServerCredentials
+from pydantic import SecretStr
+from sqlmodel import Session, delete
+
+from blocks.backups import BackupPolicy, PostgresDatabase
+from blocks.clients import PostgresServer, ZeroSecrets
+from blocks.installation import installation
+from flows.backups.backup import backup_database
+from flows.backups.check_mail import send_test_email
+from flows.backups.verify import verify_backup
+from tasks.backups import history
+from tasks.backups.source import Target
+from tasks.registry.models import BackupRun, Delivery
+from tasks.registry.names import ClientNames
+from tasks.registry.queries import forget_client, register_client
+from tests.tasks.backups.mail_server import PASSWORD, USER, certificates, mails, running
+
+FILE = "latest_backup.sql.gz"
+
+
+@pytest.fixture
+async def house(installed_registry, postgres_server, pg_bin, tmp_path, monkeypatch):
+    """Blocks as an operator has them, a client `flowacme` with a database, and a mail server; the folder of backups."""
+    monkeypatch.setattr(installation(), "pg_bin", pg_bin)
+    names, password = ClientNames("flowacme"), secrets.token_hex(12)
+    app = f"app_{secrets.token_hex(4)}"
+    with postgres_server.connect() as admin:
+        _drop(admin, names, app)
+        admin.execute(f"CREATE ROLE {names.role} LOGIN PASSWORD '{password}'")
+        for database in (names.database, app):
+            admin.execute(f"CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'")
+    for database in (names.database, app):
+        with postgres_server.connect(database) as admin:
+            admin.execute(f"GRANT ALL ON SCHEMA public TO {names.role}")
+            if database == names.database:
+                admin.execute(f"SET ROLE {names.role}")
+            admin.execute("CREATE TABLE mails (id int, subject text); INSERT INTO mails VALUES (1, 'Grüße')")
+    register_client(installed_registry, "flowacme")
+    server = {"host": postgres_server.host, "port": postgres_server.port, "username": postgres_server.username}
+    secret = SecretStr(postgres_server.password)
+    await PostgresServer(**server, password=secret).save("postgres-server", overwrite=True)
+    await PostgresDatabase(**server, password=secret, database=app).save("app-database", overwrite=True)
+    await ZeroSecrets(database_password=SecretStr(password)).save(names.secrets_block, overwrite=True)
+    ca, cert, key = certificates(tmp_path / "tls")
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    with running(tmp_path / "mail", cert, key) as (_, port):
+        await EmailServerCredentials(
+            username=USER, password=SecretStr(PASSWORD), smtp_server="localhost", smtp_type="STARTTLS", smtp_port=port
+        ).save("smtp", overwrite=True)
+        await _policy(tmp_path)
+        yield tmp_path
+    forget_client(installed_registry, "flowacme")
+    with Session(installed_registry) as session:
+        session.exec(delete(BackupRun))
+        session.commit()
+    with postgres_server.connect() as admin:
+        _drop(admin, names, app)
+
+
+def _drop(admin, names: ClientNames, app: str) -> None:
+    for database in (names.database, app):
+        admin.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    admin.execute(f"DROP ROLE IF EXISTS {names.role}")
+
+
+async def _policy(folder: Path, **other) -> None:
+    given = {"mail_enabled": True, "recipients": ["ops@example.org"], "sender": "Backups <ops@example.org>"}
+    await BackupPolicy(directory=str(folder / "backups"), **(given | other)).save("backup-policy", overwrite=True)
+
+
+async def _run(flow, **parameters) -> tuple[str, str]:
+    state = await flow(**parameters, return_state=True)
+    return state.name, state.message or ""
+
+
+def _row(registry, target: Target) -> BackupRun:
+    row = history.latest_good(registry, target)
+    assert row is not None
+    return row
+
+
+async def test_a_client_and_the_operators_database_are_backed_up_mailed_and_verified(house, installed_registry):
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Completed", said
+    assert (
+        "client flowacme is backed up in" in said and "1 tables, 1 rows" in said and "mailed to ops@example.org" in said
+    )
+    assert (house / "backups" / "flowacme" / FILE).exists()
+    name, said = await _run(backup_database, database="app-database")
+    assert name == "Completed", said
+    assert (house / "backups" / FILE).exists()
+    subjects = [mail["subject"] for mail in mails(house / "mail")]
+    assert subjects[0].startswith("[AgentAssistant] Backup flowacme - 20")
+    assert subjects[1].startswith("[AgentAssistant] Backup - 20")
+    row = _row(installed_registry, Target(client="flowacme"))
+    assert row.delivery == Delivery.SENT and row.recipients == "ops@example.org"
+    assert row.message_id == mails(house / "mail")[0]["message-id"]
+
+    name, said = await _run(verify_backup)
+    assert name == "Completed", said
+    assert said.startswith("2 backups restored and compared equal: client flowacme (1 tables with 1 rows")
+    assert _row(installed_registry, Target(client="flowacme")).verified is True
+
+    async with get_client() as client:
+        found = await client.read_artifacts()
+        runs = await client.read_flow_runs()
+    pages = {one.key: str(one.data) for one in found}
+    assert "mailed to ops@example.org" in pages["backup-flowacme"] and "backup-database-app-database" in pages
+    assert {"backup flowacme", "backup app-database", "verify backup of all"} <= {run.name for run in runs}
+
+    # One of two is damaged: the run fails and names that one only.
+    path = house / "backups" / FILE
+    path.write_bytes(path.read_bytes()[:-30])
+    name, said = await _run(verify_backup)
+    assert name == "Failed" and "1 of 2 backups could not be verified (1 are good): app-database:" in said, said
+    assert _row(installed_registry, Target(database="app-database")).verified is False
+
+
+async def test_a_backup_that_is_not_delivered_ends_failed_and_stays_good(house, installed_registry):
+    await _policy(house, recipients=["ops@example.org", "refused@example.org"])
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Failed"
+    assert said.startswith("the backup is good: client flowacme is backed up in")
+    assert "only ops@example.org got it" in said and "refused@example.org" in said
+    row = _row(installed_registry, Target(client="flowacme"))
+    assert row.delivery == Delivery.FAILED and "refused@example.org" in (row.delivery_error or "")
+    assert (await _run(verify_backup, client="flowacme"))[0] == "Completed"
+
+
+async def test_bad_input_is_refused_in_words(house):
+    for parameters, words in (
+        ({}, "neither client nor database is given"),
+        ({"client": "flowacme", "database": "app-database"}, "both client and database are given"),
+        ({"client": "a'b"}, "is no slug"),
+        ({"client": "unknown"}, "there is no client 'unknown'"),
+        ({"database": "no-such-block"}, "the block no-such-block does not exist"),
+    ):
+        name, said = await _run(backup_database, **parameters)
+        assert name == "Failed" and words in said, said
+    await _policy(house, recipients=[])
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said
+    assert not (house / "backups").exists()
+
+
+async def test_mailing_can_be_off(house, installed_registry):
+    await _policy(house, mail_enabled=False)
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Completed" and said.endswith("mailing is off."), said
+    assert mails(house / "mail") == []
+
+
+async def test_the_mail_settings_are_tried_step_by_step(house):
+    name, said = await _run(send_test_email, recipient="ops@example.org")
+    assert name == "Completed" and "took the test mail to ops@example.org from ops@example.org (STARTTLS)" in said, said
+    assert len(mails(house / "mail")) == 1
+    name, said = await _run(send_test_email, recipient="refused@example.org")
+    assert name == "Failed" and "the step recipient failed (step 6 of 7)" in said, said
+    name, said = await _run(send_test_email, recipient="nobody")
+    assert name == "Failed" and "is no e-mail address" in said, said
