@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
@@ -86,22 +87,28 @@ async def _shown(keeper: "Keeper", job: "Job", mailed: bool) -> Made:
 
     whose, progress = job.target, job.progress
     work = asyncio.create_task(asyncio.to_thread(trade.back_up, keeper, job, mailed))
-    artifact = None
+    shown = None
     try:
         while not (await asyncio.wait({work}, timeout=PROGRESS_SECONDS))[0]:
-            if artifact is None:
-                artifact = await acreate_progress_artifact(
-                    progress.percent,
-                    key=f"{whose.artifact}-progress",
-                    description=f"dumping {whose.spoken}, against the database's size",
-                )
-            else:
-                await aupdate_progress_artifact(artifact, progress.percent)
-        if artifact is not None and work.exception() is None:
-            await aupdate_progress_artifact(artifact, 100.0)
+            shown = await _show(shown, progress.percent, whose)
+        if shown is not None and work.exception() is None:
+            await _show(shown, 100.0, whose)
     finally:
         job.cancelled.set()
     return await work
+
+
+async def _show(shown: UUID | None, percent: float, whose: Target) -> UUID | None:
+    """Make or move the progress artifact; a Prefect server that does not answer now must not end a dump."""
+    try:
+        if shown is not None:
+            await aupdate_progress_artifact(shown, percent)
+            return shown
+        words = f"dumping {whose.spoken}, against the database's size"
+        return await acreate_progress_artifact(percent, key=f"{whose.artifact}-progress", description=words)
+    except Exception as error:
+        get_run_logger().warning("the progress could not be shown: %s", type(error).__name__)
+        return shown
 
 
 @task(name="mail the backup", cache_policy=NO_CACHE, persist_result=False)

@@ -15,7 +15,7 @@ from blocks.installation import installation
 from flows.backups.backup import backup_database
 from flows.backups.check_mail import send_test_email
 from flows.backups.verify import verify_backup
-from tasks.backups import history
+from tasks.backups import history, steps
 from tasks.backups.source import Target
 from tasks.registry.models import BackupRun, Delivery
 from tasks.registry.names import ClientNames
@@ -150,11 +150,15 @@ async def test_bad_input_is_refused_in_words(house):
     assert not (house / "backups").exists()
 
 
-async def test_mailing_can_be_off(house, installed_registry):
+async def test_mailing_can_be_off_and_a_long_dump_shows_its_progress(house, monkeypatch):
+    monkeypatch.setattr(steps, "PROGRESS_SECONDS", 0.02)
     await _policy(house, mail_enabled=False)
     name, said = await _run(backup_database, client="flowacme")
     assert name == "Completed" and said.endswith("mailing is off."), said
     assert mails(house / "mail") == []
+    async with get_client() as client:
+        progress = [one for one in await client.read_artifacts() if one.key == "backup-flowacme-progress"]
+    assert progress and progress[0].data == 100.0
 
 
 async def test_the_mail_settings_are_tried_step_by_step(house):
