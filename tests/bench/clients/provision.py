@@ -1,0 +1,155 @@
+"""How much of provision-client's time is its own: less Docker's, PostgreSQL's, and waiting for the service.
+
+Each round provisions a new client as an operator would, by a deployment run over the API, and takes it away again.
+"""
+
+import asyncio
+import functools
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import httpx
+from sqlalchemy import Engine, make_url
+from sqlmodel import Session, col, delete
+
+from deployments.one_machine.runs import Api
+from deployments.one_machine.settings import Stack
+from tasks.registry import journal
+from tasks.registry.models import Client, HealthTransition, Hold, StepJournal, ZeroInstance
+from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET, ClientNames
+from tests.bench.figures import Figure, Measure, Pair
+from tests.bench.stack import running_stack
+
+DEADLINE = 300
+"""Seconds for one provisioning."""
+
+
+@contextmanager
+def _provisioning() -> Iterator[Measure]:
+    from blocks.registry import open_engine
+    from tests.standins.zero.build import TAG, build
+
+    image = os.environ.get("ZERO_IMAGE") or TAG
+    if image == TAG:
+        build(TAG)
+    with running_stack() as place:
+        registry = open_engine(make_url(f"sqlite:///{place.state.resolve() / 'registry.sqlite'}"))
+        # A name of our own each time: nothing that we take away may be somebody's.
+        token = secrets.token_hex(3)
+        yield functools.partial(_round, place, registry, image, token)
+        registry.dispose()
+
+
+def _round(place: Stack, registry: Engine, image: str, token: str, number: int) -> Pair:
+    slug = f"bench-b{token}-{number}"
+
+    async def provision() -> Pair:
+        api = Api(place)
+        run = ""
+        try:
+            run = await api.start("provision-client/default", {"client": slug, "spec": {"image": image}})
+            ended = await api.wait(run, DEADLINE)
+            if ended.state != "COMPLETED":
+                raise RuntimeError(f"provision-client ended {ended.state}: {ended.message}")
+            total = _running_to_completed(await api.get(f"/flow_run_states/?flow_run_id={run}"))
+        finally:
+            outside = [step.outside_seconds or 0.0 for step in journal.of_run(registry, run)]
+            await _remove(place, api, registry, slug, run)
+            await api.close()
+        if not outside:
+            raise RuntimeError("the run left no step journal in the state folder's registry")
+        return Pair(total - sum(outside), total)
+
+    return asyncio.run(provision())
+
+
+def _running_to_completed(states: list[dict[str, Any]]) -> float:
+    at = {state["type"]: datetime.fromisoformat(state["timestamp"]) for state in reversed(states)}
+    return (at["COMPLETED"] - at["RUNNING"]).total_seconds()
+
+
+async def _remove(place: Stack, api: Api, registry: Engine, slug: str, run: str) -> None:
+    """Container, database, role, rows, block, artifacts and run of a client of ours."""
+    names = ClientNames(slug)
+    _remove_container(place, slug)
+    wanted = {"name": {"any_": [names.secrets_block, "postgres-server"]}}
+    documents = await api.post("/block_documents/filter", {"block_documents": wanted, "include_secrets": True})
+    for document in documents:
+        if document["name"] == "postgres-server":
+            await asyncio.to_thread(_drop_database, document["data"], names)
+        else:
+            await _delete(place, f"/block_documents/{document['id']}")
+    for artifact in await api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [f"client-{slug}"]}}}):
+        await _delete(place, f"/artifacts/{artifact['id']}")
+    if run:
+        await _delete(place, f"/flow_runs/{run}")
+    with Session(registry) as session:
+        for statement in (
+            delete(StepJournal).where(col(StepJournal.client) == slug),
+            delete(HealthTransition).where(col(HealthTransition.client) == slug),
+            delete(Hold).where(col(Hold.name) == slug),
+            delete(ZeroInstance).where(col(ZeroInstance.client) == slug),
+            delete(Client).where(col(Client.slug) == slug),
+        ):
+            session.exec(statement)
+        session.commit()
+
+
+def _remove_container(place: Stack, slug: str) -> None:
+    import docker
+
+    engine = docker.from_env(timeout=60)
+    ours = {"label": [f"{LABEL_FLEET}={place.fleet}", f"{LABEL_CLIENT}={slug}"]}
+    for found in engine.api.containers(all=True, filters=ours):
+        engine.api.remove_container(found["Id"], force=True, v=True)
+    engine.close()
+
+
+def _drop_database(server: dict[str, Any], names: ClientNames) -> None:
+    import psycopg
+    from psycopg import sql
+
+    with psycopg.connect(
+        host=server["host"],
+        port=server["port"],
+        user=server["username"],
+        password=server["password"],
+        dbname=server.get("maintenance_database") or "postgres",
+        autocommit=True,
+        connect_timeout=10,
+    ) as connection:
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (names.role,)).fetchone():
+            return
+        role, database = sql.Identifier(names.role), sql.Identifier(names.database)
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database))
+        connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+async def _delete(place: Stack, path: str) -> None:
+    user, _, password = place.auth.partition(":")
+    async with httpx.AsyncClient(base_url=place.api, auth=(user, password), timeout=30) as client:
+        for _ in range(10):
+            answer = await client.delete(path)
+            if answer.status_code != 503:  # Prefect's SQLite is busy
+                break
+            await asyncio.sleep(0.5)
+    if answer.is_error and answer.status_code != 404:
+        raise RuntimeError(f"DELETE {path} answered {answer.status_code}")
+
+
+FIGURES = [
+    Figure(
+        "provision-own-share",
+        "seconds of provision-client from Running to Completed that it spent itself, beside all of them; outside is what "
+        "the step journal counts for Docker, PostgreSQL and waiting for the service",
+        0.25,
+        _provisioning,
+        rounds=3,
+        unit="%",
+    )
+]
