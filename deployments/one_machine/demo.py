@@ -119,7 +119,7 @@ class _Demo:
             await self.api.close()
 
     async def step(
-        self, deployment: str, parameters: dict[str, Any], meanwhile: Callable[[], Awaitable[None]] | None = None
+        self, deployment: str, parameters: dict[str, Any], meanwhile: Callable[[str], Awaitable[None]] | None = None
     ) -> Ended:
         """One deployment run, shown with its time.
 
@@ -186,13 +186,12 @@ class _Demo:
     async def _connect(self) -> None:
         state = {"done": False}
         real = "google" in self.real
-        before = await self.api.get(f"/artifacts/{gmail_block(USER)}/latest")
 
-        async def consent() -> None:
+        async def consent(run: str) -> None:
             if state["done"]:
                 return
             found = await self.api.get(f"/artifacts/{gmail_block(USER)}/latest")
-            if found is None or (before and found["id"] == before["id"]):
+            if found is None or found["flow_run_id"] != run:
                 return
             link = re.search(rf"{re.escape(self.place.gateway_url)}/gmail/connect/[0-9a-f]+", str(found["data"]))
             if link is None:

@@ -75,8 +75,8 @@ class Api:
         run = await self.post(f"/deployments/{found['id']}/create_flow_run", body)
         return str(run["id"])
 
-    async def wait(self, run: str, deadline: float, meanwhile: Callable[[], Awaitable[None]] | None = None) -> Ended:
-        """Wait until ``run`` has ended, at most ``deadline`` seconds; ``meanwhile`` is called at every look.
+    async def wait(self, run: str, deadline: float, meanwhile: Callable[[str], Awaitable[None]] | None = None) -> Ended:
+        """Wait until ``run`` has ended, at most ``deadline`` seconds; ``meanwhile`` is called with its id at every look.
 
         Raises:
             Unreachable: it had not ended by then.
@@ -88,6 +88,6 @@ class Api:
             if state.get("type") in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
                 return Ended(run, state["type"], state.get("message") or "", time.monotonic() - started)
             if meanwhile is not None:
-                await meanwhile()
+                await meanwhile(run)
             await asyncio.sleep(POLL_SECONDS)
         raise Unreachable(f"the run {run} had not ended after {deadline:.0f} s", "look at it in the UI")

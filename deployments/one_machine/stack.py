@@ -59,7 +59,7 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     if first:
         processes.start(
             "server",
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(place.port)],
+            [sys.executable, "-m", "deployments.one_machine.prefect_server", str(place.port)],
             place.run, place.logs, place.server_environment(), ROOT,
         )  # fmt: skip
     # While the server takes its seconds to start:
