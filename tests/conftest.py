@@ -1,6 +1,7 @@
 """What tests share: a real PostgreSQL, a real Docker Engine, a migrated registry on both databases, one Prefect server."""
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -14,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Flows and steps read these once per process; no test may reach a real installation's state.
 _STATE = Path(os.environ.setdefault("ZERO_FLEET_STATE", f"/tmp/zero-fleet-tests-{os.getpid()}"))
-_FLEET = "t" + secrets.token_hex(3)
+_FLEET = f"t{os.getpid():x}"
 os.environ["ZERO_FLEET_FLEET"] = _FLEET
 _STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
 os.environ["PREFECT_HOME"] = str(_STATE / "prefect")
@@ -91,10 +92,15 @@ def docker_client(_engine: None, fleet: str) -> Iterator["object"]:
     import docker
 
     client = docker.from_env(timeout=60)
-    _remove_of(client, lambda owner: owner == fleet)
+    _remove_of(client, lambda owner: owner == fleet or _is_dead_session(owner))
     yield client
     _remove_of(client, lambda owner: owner == fleet)
     client.close()
+
+
+def _is_dead_session(owner: str | None) -> bool:
+    """Whether a fleet id is that of a test session which was killed."""
+    return bool(owner and re.fullmatch(r"t[0-9a-f]{1,8}", owner) and not _alive(int(owner[1:], 16)))
 
 
 def _remove_of(client, mine) -> None:  # type: ignore[no-untyped-def]

@@ -7,6 +7,9 @@ from typing import Any
 
 from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET
 
+LABEL_DEMO = "zero-fleet.demo"
+"""On a demo's network: its state folder."""
+
 
 def _client(seconds: int = 60) -> Any:
     import docker
@@ -65,8 +68,37 @@ def start_remembered(fleet: str, memory: Path) -> list[str]:
     return started
 
 
-def ensure_network(fleet: str, network: str) -> str:
-    """Make the fleet's bridge when it is missing; its subnet, for pg_hba.conf."""
+def owner_of(container: str) -> str | None:
+    """The fleet that the container called so belongs to; empty when it has no label, None when there is none."""
+    from docker.errors import NotFound
+
+    client = _client()
+    try:
+        labels = client.api.inspect_container(container)["Config"]["Labels"] or {}
+        return str(labels.get(LABEL_FLEET, ""))
+    except NotFound:
+        return None
+    finally:
+        client.close()
+
+
+def demo_home(fleet: str) -> Path | None:
+    """The state folder of the demo that is ``fleet``, from its network's labels; None when it is no demo."""
+    client = _client()
+    try:
+        found = client.api.networks(filters={"label": f"{LABEL_FLEET}={fleet}"}) if fleet else []
+    finally:
+        client.close()
+    homes = [(network.get("Labels") or {}).get(LABEL_DEMO) for network in found]
+    return next((Path(home) for home in homes if home), None)
+
+
+def ensure_network(fleet: str, network: str, demo: Path | None = None) -> str:
+    """Make the fleet's bridge when it is missing; its subnet, for pg_hba.conf.
+
+    Args:
+        demo: the state folder, when it is the demo's; kept in a label, so that a lost demo can be told.
+    """
     client = _client()
     try:
         found = client.networks.list(names=[network])
@@ -76,7 +108,7 @@ def ensure_network(fleet: str, network: str) -> str:
                 client.networks.create(
                     network,
                     driver="bridge",
-                    labels={LABEL_FLEET: fleet},
+                    labels={LABEL_FLEET: fleet, **({LABEL_DEMO: str(demo)} if demo else {})},
                     options={"com.docker.network.bridge.enable_icc": "false"},
                 )
             ]

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.one_machine import stack as one
+from deployments.one_machine.leftovers import sweep
 from deployments.one_machine.recipes import RECIPIENT, demo_folder, demo_recipe, own_values, real_parts, zero_image
 from deployments.one_machine.runs import Api, Ended
 from deployments.one_machine.settings import ROOT, Stack, prepare
@@ -50,6 +51,7 @@ def demo(place: Stack, console: Console, say: Callable[[str], None]) -> int:
 
     def before() -> None:
         nonlocal image
+        sweep(place, ClientNames(CLIENT).container, say)
         recipe.before()
         image = zero_image(say)
 

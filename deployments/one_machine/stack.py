@@ -68,7 +68,7 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     if not recipe.values.get("ZERO_POSTGRES_URL"):
         given += [embedded_server(place, say)]
     else:
-        containers.ensure_network(place.fleet, f"zero-fleet-{place.fleet}")
+        _network(place)
     answers(f"{place.api}/health", "the Prefect server", place, "server")
     say(f"Prefect server answers at {place.ui}")
     asyncio.run(_configure(place, recipe, given, environment, say, overwrite))
@@ -135,10 +135,16 @@ def embedded(place: Stack) -> EmbeddedPostgres:
     if engine.is_local() and engine.answers():
         bridge = engine.bridge()
         listen = ("127.0.0.1", bridge.gateway)
-        network = containers.ensure_network(place.fleet, f"zero-fleet-{place.fleet}")
+        network = _network(place)
         subnets = (bridge.subnet, network)
     return EmbeddedPostgres(
         home_of(place.fleet, place.state), place.postgres_port, place.key("postgres-superuser"), listen, subnets
+    )
+
+
+def _network(place: Stack) -> str:
+    return containers.ensure_network(
+        place.fleet, f"zero-fleet-{place.fleet}", place.state if (place.state / "demo").exists() else None
     )
 
 
