@@ -2,7 +2,6 @@
 
 import base64
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.headerregistry import Address
@@ -230,8 +229,3 @@ def dot_stuffed(text: bytes) -> bytes:
     b'a\r\n..b\r\n'
     """
     return re.sub(rb"(?m)^\.", b"..", text)
-
-
-def lines(file_chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """A file's chunks in base64."""
-    return map(encoded, file_chunks)
