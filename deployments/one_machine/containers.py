@@ -50,22 +50,37 @@ def stop_all(fleet: str, memory: Path) -> list[str]:
     return [name(found) for found in running]
 
 
-def start_remembered(fleet: str, memory: Path) -> list[str]:
-    """Start what ``stop_all`` stopped; the names of those that were started."""
+def start_remembered(fleet: str, memory: Path) -> tuple[list[str], list[str]]:
+    """Start what ``stop_all`` stopped.
+
+    Returns:
+        The names of those that were started, and a line for each that was not; they are tried again the next time.
+    """
+    from docker.errors import APIError
+
     if not memory.exists():
-        return []
+        return [], []
     wanted = set(json.loads(memory.read_text()))
-    started = []
+    started, failed = [], {}
     client = _client()
     try:
         for found in ours(fleet):
-            if name(found) in wanted and found["State"] in ("exited", "created"):
+            if name(found) not in wanted or found["State"] not in ("exited", "created"):
+                continue
+            try:
                 client.api.start(found["Id"])
                 started.append(name(found))
+            except APIError as error:
+                failed[name(found)] = (
+                    f"{name(found)} was not started again ({str(error.explanation).rsplit(': ', 1)[-1][:120]})"
+                )
     finally:
         client.close()
-    memory.unlink()
-    return started
+    if failed:
+        memory.write_text(json.dumps(sorted(failed)))
+    else:
+        memory.unlink()
+    return started, list(failed.values())
 
 
 def owner_of(container: str) -> str | None:

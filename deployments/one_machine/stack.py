@@ -73,9 +73,11 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     say(f"Prefect server answers at {place.ui}")
     asyncio.run(_configure(place, recipe, given, environment, say, overwrite))
     _start_worker(place, "work", recipe, environment)
-    started = containers.start_remembered(place.fleet, place.run / "containers.json")
+    started, failed = containers.start_remembered(place.fleet, place.run / "containers.json")
     if started:
         say(f"started again: {', '.join(started)}")
+    for line in failed:
+        say(f"[red]{line}[/]; free that and run provision-client for it, which says more")
     answers(f"http://127.0.0.1:{place.gateway_port}/health", "the gateway", place, "gateway")
     say(f"two workers and the gateway ({place.gateway_url}) run")
 
