@@ -142,8 +142,8 @@ class EmbeddedPostgres:
         settings = {
             "listen_addresses": "'" + ",".join(self.listen) + "'",
             "port": self.port,
-            "unix_socket_directories": f"'{self.home}'",
-            "unix_socket_permissions": "0700",
+            # TCP alone: a socket's path may have 107 bytes at most, and a clone may lie deeper than that.
+            "unix_socket_directories": "''",
             "password_encryption": "scram-sha-256",
             "max_connections": 200,
             "shared_buffers": "64MB",

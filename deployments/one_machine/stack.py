@@ -15,7 +15,7 @@ from deployments.one_machine import containers, engine, processes
 from deployments.one_machine.embedded_postgres import EmbeddedPostgres, home_of
 from deployments.one_machine.pool import QUEUES
 from deployments.one_machine.settings import ROOT, Stack, prepare, require_free, write_private
-from tasks.errors import Conflict, Unreachable
+from tasks.errors import Conflict, NotConfigured, Unreachable
 
 if TYPE_CHECKING:
     from deployments.bootstrap.plan import Wanted
@@ -132,6 +132,12 @@ def _start_worker(place: Stack, queue: str, recipe: Recipe, environment: Mapping
 
 def embedded(place: Stack) -> EmbeddedPostgres:
     """The stack's own PostgreSQL server; listens on Docker's bridge too where the engine runs on this kernel."""
+    elsewhere = os.environ.get("DOCKER_HOST", "")
+    if elsewhere.startswith(("tcp", "ssh")):
+        raise NotConfigured(
+            f"containers on DOCKER_HOST={elsewhere} cannot reach the embedded PostgreSQL of this machine",
+            "set ZERO_POSTGRES_URL to a server that they can reach",
+        )
     listen: tuple[str, ...] = ("127.0.0.1",)
     subnets: tuple[str, ...] = ()
     if engine.is_local() and engine.answers():
