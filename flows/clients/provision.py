@@ -34,5 +34,4 @@ async def provision_client(
         await steps.claim(client)
         await steps.make_database(client)
         await steps.run_container(client)
-        await steps.await_ready(client)
-        return await steps.conclude(client)
+        return await steps.await_ready(client)

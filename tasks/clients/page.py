@@ -1,4 +1,7 @@
-"""The client's page in the UI: what there is, where, and what to register with Google. Pure; holds no secret."""
+"""The client's page in the UI: what there is, where, and what to register with Google. Pure; holds no secret.
+
+How it fares is on the fleet's table, which the poll writes every minute.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ class Facts:
     """What the page shows."""
 
     client: str
-    status: str
+    enabled: bool
     url: str
     host_ip: str
     port: int
@@ -36,8 +39,7 @@ def markdown(facts: Facts, steps: Sequence[StepJournal], at: datetime, time_zone
         at: when it was written.
     """
     rows = {
-        "Status": facts.status,
-        "URL": facts.url,
+        "URL": facts.url if facts.enabled else f"{facts.url} (not enabled, so not started)",
         "Published on": f"{facts.host_ip}:{facts.port}",
         "Redirect URI to register with Google": f"`{facts.redirect}`",
         "Database and role": f"`{facts.database}` (the container reaches it at {facts.db_address})",

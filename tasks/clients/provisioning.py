@@ -4,16 +4,9 @@ A ``Work`` is one operation on one client under its lock. Each function may be c
 Docker, PostgreSQL, the registry or the client's block, and the next run sees it there.
 """
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from sqlalchemy import Engine
-
 from tasks.clients import containers, images, ports, postgres
-from tasks.clients.engine import address
 from tasks.clients.environment import (
     GoogleClient,
-    TwilioAccount,
     build,
     choose_google,
     container_hash,
@@ -22,104 +15,16 @@ from tasks.clients.environment import (
 )
 from tasks.clients.page import Facts
 from tasks.clients.reconcile import Step, Wanted, steps_needed, why_anew
-from tasks.clients.secrets import Secrets
+from tasks.clients.work import Work
 from tasks.errors import Conflict, NotConfigured
 from tasks.registry import queries
-from tasks.registry.models import Status, ZeroInstance
-from tasks.registry.names import ClientNames, require_block_name, require_slug
-from tasks.registry.spec import SpecChanges, ZeroSpec, apply_changes, difference
-
-if TYPE_CHECKING:
-    from docker import DockerClient
+from tasks.registry.models import Status
+from tasks.registry.names import require_block_name, require_slug
+from tasks.registry.spec import SpecChanges, apply_changes, difference
 
 PORT_ATTEMPTS = 5
 SETTLED = (Status.RUNNING, Status.DEGRADED, Status.UNHEALTHY, Status.CRASH_LOOP)
 """What the poll says of a container that runs; a run that changes nothing does not speak over it."""
-
-
-@dataclass(frozen=True)
-class House:
-    """What of the installation matters here."""
-
-    fleet: str
-    network: str
-    ports: range
-    time_zone: str
-
-
-@dataclass
-class Work:
-    """One operation on one client. It holds secrets: never a task's argument or result."""
-
-    client: str
-    run_id: str
-    operation: str
-    house: House
-    registry: Engine = field(repr=False)
-    stored: ZeroInstance | None = None
-    spec: ZeroSpec = field(default_factory=ZeroSpec)
-    differences: list[str] = field(default_factory=list)
-    # From blocks.
-    given: Secrets = field(default_factory=Secrets, repr=False)
-    secrets: Secrets = field(default_factory=Secrets, repr=False)
-    server: postgres.Server | None = field(default=None, repr=False)
-    db_address: tuple[str, int] = ("", 0)
-    google: GoogleClient | None = field(default=None, repr=False)
-    twilio: TwilioAccount | None = field(default=None, repr=False)
-    # As seen.
-    docker: "DockerClient | None" = field(default=None, repr=False)
-    engine: str = "local"
-    image_id: str = ""
-    container: containers.Seen | None = None
-    database: postgres.DatabaseState | None = None
-    # As decided.
-    port: int | None = None
-    environment: dict[str, str] = field(default_factory=dict, repr=False)
-    spec_hash: str = ""
-    steps: list[Step] = field(default_factory=list)
-    claimed: bool = False
-    announced_now: bool = False
-    ready_path: str = ""
-
-    @property
-    def names(self) -> ClientNames:
-        """What everything of the client is called."""
-        return ClientNames(self.client)
-
-    @property
-    def owner(self) -> str:
-        """Who manages its database, as its comment says."""
-        return f"zero-fleet {self.house.fleet}: client {self.client}"
-
-    @property
-    def url(self) -> str:
-        """Its public URL; needs the port."""
-        return self.spec.public_url(self.port or 0)
-
-    @property
-    def base(self) -> str:
-        """Where its published port is asked from here."""
-        return f"http://{address(self.spec.host_ip, self.engine)}:{self.port}"
-
-    @property
-    def secret_values(self) -> list[str]:
-        """What no log, page or sentence may show."""
-        found = [*self.secrets.values()]
-        found += [self.google.client_secret] if self.google else []
-        found += [self.twilio.auth_token] if self.twilio else []
-        return found + ([self.server.password] if self.server else [])
-
-    def engine_client(self) -> "DockerClient":
-        """The engine's client; a step before this one opened it."""
-        if self.docker is None:
-            raise RuntimeError("the engine is not opened yet")
-        return self.docker
-
-    def postgres_server(self) -> postgres.Server:
-        """The server's address; a step before this one read it."""
-        if self.server is None:
-            raise RuntimeError("the server is not known yet")
-        return self.server
 
 
 def check_input(client: str, changes: SpecChanges) -> None:
@@ -400,11 +305,11 @@ def no_port(work: Work) -> Conflict:
     )
 
 
-def facts(work: Work, status: str) -> Facts:
+def facts(work: Work) -> Facts:
     """What the client's page shows."""
     return Facts(
         client=work.client,
-        status=status,
+        enabled=work.spec.enabled,
         url=work.url,
         host_ip=work.spec.host_ip,
         port=work.port or 0,

@@ -5,9 +5,10 @@ results hold no secret.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect import task
@@ -16,6 +17,7 @@ from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict
 from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -31,20 +33,22 @@ from tasks.clients import containers, page, postgres, provisioning, readiness
 from tasks.clients.engine import answers
 from tasks.clients.environment import GoogleClient, TwilioAccount
 from tasks.clients.ports import parse_range
-from tasks.clients.provisioning import House, Work
-from tasks.clients.reconcile import Step
 from tasks.clients.secrets import Secrets, fill
+from tasks.clients.work import House, Work
 from tasks.clock import now
 from tasks.errors import FleetError, NotConfigured, Refused, needed
 from tasks.registry import journal
 from tasks.registry.lock import hold
+from tasks.registry.names import ClientNames
 from tasks.registry.revision import require_head
-from tasks.registry.spec import SpecChanges
+from tasks.registry.spec import SpecChanges, ZeroSpec
 
 AUTUMN = "autumn-key"
 """Prefect Secret block: the Autumn key that clients share."""
 SERVER = "postgres-server"
 _open: dict[str, Work] = {}
+_early: dict[str, dict[str, BlockDocument]] = {}
+"""Documents read while the registry was opened, kept only if nobody worked on the client since."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
         Conflict: another run holds the client for 30 s.
         NotConfigured: the registry is of another revision.
     """
-    settings, registry = installation(), await open_registry()
+    settings = installation()
+    asked = now()
+    registry, early = await asyncio.gather(open_registry(), _documents(client, ZeroSpec()))
     await asyncio.to_thread(require_head, registry)
     run = str(flow_run.id or "none")
     house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
@@ -74,6 +80,8 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
         )
         await asyncio.to_thread(stack.enter_context, holder)
         work = _open[client] = Work(client, run, name, house, registry)
+        if await asyncio.to_thread(_idle_since, work, asked):
+            _early[client] = early
         try:
             yield
         except FleetError as error:
@@ -86,6 +94,7 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
             raise
         finally:
             del _open[client]
+            _early.pop(client, None)
             if work.docker is not None:
                 await asyncio.to_thread(work.docker.close)
             await asyncio.to_thread(stack.close)
@@ -111,6 +120,13 @@ async def _outside(entry: journal.Entry, act: Callable[..., Any], *arguments: An
         await asyncio.to_thread(act, *arguments)
 
 
+async def _together(*acts: Awaitable[Any]) -> None:
+    """Await all of ``acts`` to their end, so that none outlives its step, then raise the first error."""
+    for outcome in await asyncio.gather(*acts, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
 @task(name="look at what there is", cache_policy=NO_CACHE, persist_result=False)
 async def look(client: str, changes: SpecChanges) -> Outlook:
     """See spec, blocks, Docker and PostgreSQL, refuse what cannot be, and say which steps are needed. Changes nothing,
@@ -123,15 +139,10 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
         for line in work.differences:
             get_run_logger().info("spec of %s: %s", client, line)
         with entry.outside():
-            # Both are awaited to their end: no thread of this step outlives it.
-            seen = await asyncio.gather(
+            await _together(
                 asyncio.to_thread(_look_at_docker, work, engine),
                 asyncio.to_thread(provisioning.look_at_database, work),
-                return_exceptions=True,
             )
-            for outcome in seen:
-                if isinstance(outcome, BaseException):
-                    raise outcome
             serving = (
                 work.container is not None
                 and work.container.running
@@ -147,25 +158,41 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
 
 
 def _look_at_docker(work: Work, block: Any | None) -> None:
+    # Importing the SDK (0.1 s) happens in here, beside the look at PostgreSQL, and counts as Docker's time.
     with answers("answer"):
         work.docker = connect(block)
     work.engine = engine_name(work.docker)
     provisioning.look_at_docker(work)
 
 
-async def _read_blocks(work: Work) -> Any | None:
-    """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
-    own_name, spec = work.names.secrets_block, work.spec
+async def _documents(client: str, spec: ZeroSpec) -> dict[str, BlockDocument]:
+    """The documents of every block that the client with this ``spec`` needs, in one call."""
     kinds: dict[str, type[Block]] = {
         SERVER: PostgresServer,
-        own_name: ZeroSecrets,
+        ClientNames(client).secrets_block: ZeroSecrets,
         spec.google_client: GoogleOAuthClient,
         AUTUMN: Secret,
     }
     if spec.twilio:
         kinds[spec.twilio] = TwilioCredentials
-    slugs = {name: kind.get_block_type_slug() for name, kind in kinds.items()}
-    found = await read_documents({**slugs, BLOCK: TYPE})
+    return await read_documents({**{name: kind.get_block_type_slug() for name, kind in kinds.items()}, BLOCK: TYPE})
+
+
+def _idle_since(work: Work, asked: datetime) -> bool:
+    """Whether no operation touched the client since ``asked``, so that its secrets read then are those of now.
+
+    Every operation journals under the client's lock; a minute is allowed for clocks of other hosts.
+    """
+    last = journal.latest(work.registry, work.client, 1)
+    return not last or (last[0].ended_at or last[0].started_at) < asked - timedelta(minutes=1)
+
+
+async def _read_blocks(work: Work) -> Any | None:
+    """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
+    own_name, spec = work.names.secrets_block, work.spec
+    found = _early.pop(work.client, None)
+    if found is None or spec.twilio or spec.google_client != ZeroSpec().google_client:
+        found = await _documents(work.client, spec)
     try:
         server = as_block(PostgresServer, found.get(SERVER))
         own = as_block(ZeroSecrets, found.get(own_name))
@@ -223,9 +250,8 @@ async def claim(client: str) -> str:
     """Reserve the port, save new secrets before anything uses them, and give out the redirect URI, which is returned."""
     work = _open[client]
     async with _journaled(work, "claim"):
-        await asyncio.to_thread(provisioning.claim, work)
-        _, uri = await asyncio.gather(_save_secrets(work), _announce(work))
-    return uri
+        await _together(asyncio.to_thread(provisioning.claim, work), _save_secrets(work))
+        return await _announce(work)
 
 
 async def _save_secrets(work: Work) -> None:
@@ -257,17 +283,17 @@ async def _announce(work: Work) -> str:
     uri = await asyncio.to_thread(provisioning.announce, work)
     if before != uri:
         get_run_logger().info("%s: register this redirect URI with Google: %s", work.client, uri)
-        await _write_page(work, "provisioning")
     return uri
 
 
 @task(name="make the database", cache_policy=NO_CACHE, persist_result=False)
 async def make_database(client: str) -> None:
-    """Make or mend the client's role and database, and see that nobody else gets in."""
+    """Make or mend the client's role and database, and see that nobody else gets in. Meanwhile the client's page is written, so
+    that the redirect URI can be read there before the container starts.
+    """
     work = _open[client]
-    if Step.DATABASE in work.steps:
-        async with _journaled(work, "database") as entry:
-            await _outside(entry, provisioning.make_database, work)
+    async with _journaled(work, "database") as entry:
+        await _together(_outside(entry, provisioning.make_database, work), _write_page(work))
 
 
 @task(name="run the container", cache_policy=NO_CACHE, persist_result=False)
@@ -287,44 +313,41 @@ async def run_container(client: str) -> None:
                 return
             get_run_logger().warning("%s: its port was taken meanwhile; it has %s now", client, work.port)
             await _announce(work)
+            await _write_page(work)
         raise provisioning.no_port(work)
 
 
 @task(name="wait until Zero serves", cache_policy=NO_CACHE, persist_result=False)
-async def await_ready(client: str) -> None:
-    """Wait until the service answers and its database lets it in; at most ``ready_within`` seconds."""
+async def await_ready(client: str) -> str:
+    """Wait until the service answers and its database lets it in, at most ``ready_within`` seconds, and say it in a sentence. Its
+    page is written meanwhile: it says what there is, not how it fares.
+    """
     work = _open[client]
+    async with _journaled(work, "ready") as entry:
+        await _together(_until_ready(work, entry), _write_page(work))
+    return await asyncio.to_thread(provisioning.finish, work)
+
+
+async def _until_ready(work: Work, entry: journal.Entry) -> None:
     if not work.spec.enabled:
         return
-    async with _journaled(work, "ready") as entry:
-        with entry.outside():
-            work.ready_path = await readiness.until_ready(
-                lambda: containers.inspect(work.engine_client(), work.names.container),
-                work.base,
-                work.spec.probe,
-                work.spec.ready_within,
-                lambda: provisioning.log_lines(work),
-                work.names.container,
-                work.spec.memory,
-                lambda: postgres.check_client(
-                    work.postgres_server(), work.names.database, work.secrets.database_password
-                ),
-            )
+    with entry.outside():
+        await readiness.until_ready(
+            lambda: containers.inspect(work.engine_client(), work.names.container),
+            work.base,
+            work.spec.probe,
+            work.spec.ready_within,
+            lambda: provisioning.log_lines(work),
+            work.names.container,
+            work.spec.memory,
+            lambda: postgres.check_client(work.postgres_server(), work.names.database, work.secrets.database_password),
+        )
 
 
-@task(name="write the client's page", cache_policy=NO_CACHE, persist_result=False)
-async def conclude(client: str) -> str:
-    """Note that the client is as wanted, write its page, and say it in a sentence."""
-    work = _open[client]
-    sentence = await asyncio.to_thread(provisioning.finish, work)
-    await _write_page(work, "running" if work.spec.enabled else "disabled")
-    return sentence
-
-
-async def _write_page(work: Work, status: str) -> None:
+async def _write_page(work: Work) -> None:
     steps = await asyncio.to_thread(journal.latest, work.registry, work.client, 10)
     await acreate_markdown_artifact(
-        page.markdown(provisioning.facts(work, status), steps[::-1], now(), work.house.time_zone),
+        page.markdown(provisioning.facts(work), steps[::-1], now(), work.house.time_zone),
         key=f"client-{work.client}",
-        description=f"Zero of {work.client}: {status}, {work.url}",
+        description=f"Zero of {work.client}: {work.url}",
     )
