@@ -22,6 +22,10 @@ _HOSTNAME = re.compile(
 )
 
 
+JsonText = Annotated[str, Field(max_length=200)]
+JsonNumber = Annotated[int, Field(ge=-(2**53), le=2**53)]
+
+
 class Probe(BaseModel):
     """One path to ask, and what a healthy service answers."""
 
@@ -31,7 +35,7 @@ class Probe(BaseModel):
     codes: list[Annotated[int, Field(ge=100, le=599)]] = Field(
         default=[200], min_length=1, max_length=20, description="Accepted status codes."
     )
-    json_has: dict[str, str | int | bool] = Field(
+    json_has: dict[Annotated[str, Field(max_length=100)], JsonText | JsonNumber | bool] = Field(
         default_factory=dict,
         max_length=10,
         description="Members that the JSON answer must have with these values.",
