@@ -40,6 +40,15 @@ async def ensure_pool() -> None:
                 await client.update_work_queue(queue.id, concurrency_limit=limit)
 
 
+async def heartbeats() -> dict[str, float]:
+    """Each worker of the pool by name, with the moment of its last heartbeat in seconds since the epoch."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        workers = await client.read_workers_for_work_pool(POOL)
+    return {worker.name: worker.last_heartbeat_time.timestamp() for worker in workers if worker.last_heartbeat_time}
+
+
 def fingerprint(root: Path, environment: Mapping[str, str]) -> str:
     """A hash of everything that a deployment is made from: prefect.yaml, the flows and their schemas, two settings."""
     digest = hashlib.sha256()

@@ -103,6 +103,8 @@ class Stack:
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
         return {
             **kept,
+            # Prefect keeps a folder of one name in /tmp, which is another user's when two have stacks on one machine.
+            "TMPDIR": str(self.state / "tmp"),
             "PREFECT_HOME": str(self.prefect_home),
             "PREFECT_PROFILE": PROFILE,
             "ZERO_FLEET_ROOT": str(ROOT),
@@ -185,7 +187,7 @@ def _port(name: str, value: str) -> int:
 
 def prepare(place: Stack) -> None:
     """Make the state folder and its keys, when missing."""
-    for folder in (place.state, place.prefect_home, place.logs, place.run, place.state / "keys"):
+    for folder in (place.state, place.prefect_home, place.logs, place.run, place.state / "keys", place.state / "tmp"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     place.write_profile()
 

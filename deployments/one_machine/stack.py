@@ -79,6 +79,7 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     for line in failed:
         say(f"[red]{line}[/]; free that and run provision-client for it, which says more")
     answers(f"http://127.0.0.1:{place.gateway_port}/health", "the gateway", place, "gateway")
+    asyncio.run(_workers_poll(place))
     say(f"two workers and the gateway ({place.gateway_url}) run")
 
 
@@ -128,6 +129,29 @@ def _start_worker(place: Stack, queue: str, recipe: Recipe, environment: Mapping
          "--install-policy", "never"],
         place.run, place.logs, {**environment, **recipe.worker}, ROOT,
     )  # fmt: skip
+
+
+async def _workers_poll(place: Stack) -> None:
+    """Return when both workers have polled since they were started: a process alone proves nothing.
+
+    Raises:
+        Unreachable: one has not, or has ended; where its log is.
+    """
+    from deployments.one_machine import pool
+
+    deadline = time.monotonic() + START_SECONDS
+    waiting = {queue: f"worker-{queue}" for queue in QUEUES}
+    while waiting and time.monotonic() < deadline:
+        seen = await pool.heartbeats()
+        for queue, name in list(waiting.items()):
+            process = processes.alive(name, place.run)
+            if process is None:
+                raise Unreachable(f"{name} ended", f"read the end of {place.logs / name}.log")
+            if seen.get(f"{place.fleet}-{queue}", 0.0) >= process.create_time():
+                del waiting[queue]
+        await asyncio.sleep(0.2)
+    for name in waiting.values():
+        raise Unreachable(f"{name} did not poll within {START_SECONDS} s", f"read the end of {place.logs / name}.log")
 
 
 def embedded(place: Stack) -> EmbeddedPostgres:
