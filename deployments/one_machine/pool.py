@@ -3,7 +3,9 @@
 import hashlib
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from datetime import UTC
 from pathlib import Path
 
 from tasks.errors import FleetError
@@ -108,3 +110,37 @@ async def crash_orphans(queues: list[str]) -> int:
                 force=True,
             )
     return len(runs)
+
+
+async def forget_missed_polls() -> int:
+    """Delete scheduled runs of the queue health whose minute is past; how many there were.
+
+    Prefect plans an hour of polls ahead. After a night they would all start, one after the other, only to say that they
+    are superseded, and the first poll that sees anything would wait behind them.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkQueueFilter,
+        WorkQueueFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.types import DateTime
+
+    missed = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=DateTime.fromtimestamp(time.time() - 60, UTC)),
+    )
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_run_filter=missed,
+            work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=["health"])),
+            limit=200,
+        )
+        planned = [run for run in runs if run.auto_scheduled]
+        for run in planned:
+            await client.delete_flow_run(run.id)
+    return len(planned)

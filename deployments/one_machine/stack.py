@@ -109,6 +109,7 @@ async def _configure(
         lost = await pool.crash_orphans(gone)
         if lost:
             say(f"{lost} run(s) that an earlier worker left open are marked as crashed")
+        await pool.forget_missed_polls()
     # Not both workers at once: their first heartbeats meet in Prefect's SQLite and lock each other out.
     _start_worker(place, "health", recipe, environment)
     seen = place.state / "deployed"

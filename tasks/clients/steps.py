@@ -157,6 +157,12 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
     return Outlook([str(step) for step in work.steps], work.differences)
 
 
+def _text(block: Secret[Any]) -> str:
+    """The secret as it was typed: ``get()`` reads it as JSON, so that digits become a number and 1e5 100000.0."""
+    value = block.value
+    return str(value.get_secret_value())
+
+
 def _look_at_docker(work: Work, block: Any | None) -> None:
     # Importing the SDK (0.1 s) happens in here, beside the look at PostgreSQL, and counts as Docker's time.
     with answers("answer"):
@@ -206,7 +212,7 @@ async def _read_blocks(work: Work) -> Any | None:
         ) from None
     server = needed(server, SERVER)
     work.given = _plain(own)
-    work.secrets = fill(work.given, str(autumn.get()) if autumn else "")
+    work.secrets = fill(work.given, _text(autumn) if autumn else "")
     provisioning.settle_google(
         work, GoogleClient(google.client_id, google.client_secret.get_secret_value()) if google else None
     )
