@@ -62,7 +62,7 @@ def test_the_settings_of_the_stack_are_read_by_the_stack() -> None:
     code = "".join(path.read_text() for path in sources)
     missing = [
         name
-        for name in re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE)
+        for name in re.findall(r"^\| `([A-Z_]+)`[ *]*\|", table, re.MULTILINE)
         if name not in code and f'env_prefix="{name[:11]}"' not in code
     ]
     assert not missing
