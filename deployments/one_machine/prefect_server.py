@@ -1,9 +1,10 @@
 """Prefect's server on SQLite: ``python -m deployments.one_machine.prefect_server PORT``.
 
-What ``prefect server start`` does in the foreground, with one transaction begun as a writer: a worker's heartbeat reads
-first and writes then, and SQLite refuses that at once when anybody wrote in between ("database is locked", an ERROR in
-the log and a lost heartbeat; about one in a hundred here with two workers). Prefect itself mends such places by
-``BEGIN IMMEDIATE`` one by one (PrefectHQ/prefect#22967).
+What ``prefect server start`` does in the foreground, with transactions begun as writers: where one reads first and writes
+then, SQLite refuses that at once when anybody wrote in between ("database is locked", an ERROR in the log, and the
+heartbeat of a worker or the mark of a late run is lost; about one in a hundred here with two workers). Prefect itself
+mends such places by ``BEGIN IMMEDIATE`` one by one (PrefectHQ/prefect#22967); here every transaction that it begins by name
+waits for the write lock first, which SQLite gives to one at a time anyway.
 """
 
 import sys
@@ -12,9 +13,15 @@ from typing import Any
 import prefect.server.utilities.worker_channel as worker_channel
 import uvicorn
 from prefect.server.api.server import create_app
-from prefect.server.database.configurations import SQLITE_BEGIN_MODE
+from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 
 _persist = worker_channel._persist_worker_channel_heartbeat
+_begin = AioSqliteConfiguration.begin_transaction
+
+
+def _begin_as_writer(self: AioSqliteConfiguration, session: Any, with_for_update: bool = False) -> Any:
+    """Prefect's own with ``BEGIN IMMEDIATE``; what only reads begins no transaction there."""
+    return _begin(self, session, with_for_update=True)
 
 
 async def _persist_as_writer(*args: Any, **kwargs: Any) -> Any:
@@ -29,6 +36,7 @@ async def _persist_as_writer(*args: Any, **kwargs: Any) -> Any:
 def main() -> None:
     """Serve on 127.0.0.1 until TERM."""
     worker_channel._persist_worker_channel_heartbeat = _persist_as_writer
+    setattr(AioSqliteConfiguration, "begin_transaction", _begin_as_writer)  # noqa: B010
     uvicorn.run(
         create_app(final=True),
         host="127.0.0.1",
