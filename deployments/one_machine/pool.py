@@ -54,7 +54,8 @@ async def heartbeats() -> dict[str, float]:
 def fingerprint(root: Path, environment: Mapping[str, str]) -> str:
     """A hash of everything that a deployment is made from: prefect.yaml, the flows and their schemas, two settings."""
     digest = hashlib.sha256()
-    sources = [root / "prefect.yaml", root / "tasks" / "registry" / "spec.py", *sorted((root / "flows").rglob("*.py"))]
+    ours = ["prefect.yaml", "tasks/registry/spec.py", "deployments/one_machine/pool.py"]
+    sources = [*(root / name for name in ours), *sorted((root / "flows").rglob("*.py"))]
     for path in sources:
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     digest.update(environment["TIME_ZONE"].encode())
@@ -76,6 +77,24 @@ def deploy(root: Path, environment: Mapping[str, str], log: Path) -> None:
     if done.returncode:
         last = ([line for line in log.read_text().splitlines() if line.strip()] or ["no output"])[-1]
         raise FleetError(f"`prefect deploy --all` failed ({last.strip()[:200]})", f"read {log}")
+
+
+async def refuse_unknown_parameters() -> None:
+    """Let the server refuse a parameter that a flow does not have (409), as it refuses a bad value of one.
+
+    Prefect leaves its parameter schemas open: such a run would be made, and crash without a sentence.
+    """
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        for deployment in await client.read_deployments():
+            schema = {**deployment.parameter_openapi_schema, "additionalProperties": False}  # type: ignore[dict-item]
+            await client.request(
+                "PATCH",
+                "/deployments/{id}",
+                path_params={"id": deployment.id},
+                json={"parameter_openapi_schema": schema},
+            )
 
 
 async def crash_orphans(queues: list[str]) -> int:

@@ -117,6 +117,7 @@ async def _configure(
     if not seen.exists() or seen.read_text() != wanted:
         say("deploying prefect.yaml")
         pool.deploy(ROOT, environment, place.logs / "deploy.log")
+        await pool.refuse_unknown_parameters()
         write_private(seen, wanted)
     else:
         say("prefect.yaml and the flows are unchanged; nothing to deploy")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class RunningStack:
     place: Stack
     variables: dict[str, str]
     image: str
-    made: list[str] = field(default_factory=list)
 
     def command(self, what: str) -> str:
         """``python -m deployments.one_machine what``, as the Makefile calls it; its output."""
