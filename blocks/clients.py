@@ -55,12 +55,12 @@ class PostgresServer(Block):
 
 
 class ZeroSecrets(Block):
-    """Everything secret of one client's Zero; saved as `zero-<slug>`."""
+    """Everything secret of one client's Zero; saved as `zero-SLUG`."""
 
     _block_type_name = "Zero Fleet Client Secrets"
     _block_type_slug = "zero-fleet-client-secrets"
     _description = (
-        "Secrets of one client's Zero instance, saved as `zero-<slug>`. What you fill in beforehand is honoured; what is "
+        "Secrets of one client's Zero instance, saved as `zero-SLUG`. What you fill in beforehand is honoured; what is "
         "empty is generated once and never changed by accident."
     )
     _logo_url = HttpUrl("https://cdn.simpleicons.org/maildotru")

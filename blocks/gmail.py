@@ -60,7 +60,7 @@ class GoogleOAuthClient(Block):
 
 
 class GmailToken(Block):
-    """What a user granted; saved as `gmail-<id>`."""
+    """What a user granted; saved as `gmail-ID`."""
 
     _block_type_name = "Zero Fleet Gmail Token"
     _block_type_slug = "zero-fleet-gmail-token"
@@ -83,7 +83,7 @@ class GmailToken(Block):
 
 
 class GmailHandshake(Block):
-    """One login under way, for minutes: the flow saves its half as `gmail-handshake-<id>`, the gateway Google's answer as
+    """One login under way, for minutes: the flow saves its half as `gmail-handshake-ID`, the gateway Google's answer as
     `gmail-handshake-<id>-answer`. Prefect's API lets only one document have a name, so only one callback can win.
     """
 

@@ -194,12 +194,22 @@ def test_every_step_stores_nothing_and_caches_nothing():
         assert not step.retries, f"{name} would run again by itself"
 
 
-def test_only_the_poll_has_a_schedule_and_a_limit():
-    with_schedule = {name for name, entry in DEPLOYMENTS.items() if entry.get("schedules")}
-    assert with_schedule == {name for name, entry in DEPLOYMENTS.items() if entry.get("concurrency_limit")}
-    assert with_schedule == {"poll-fleet-health"}
+def test_schedules_are_those_of_the_design_in_the_operators_time_zone():
+    crons = {
+        name: [schedule["cron"] for schedule in entry["schedules"]]
+        for name, entry in DEPLOYMENTS.items()
+        if entry.get("schedules")
+    }
+    assert crons == {"poll-fleet-health": ["* * * * *"], "verify-backup": ["30 4 * * 0"]}
+    for entry in DEPLOYMENTS.values():
+        for schedule in entry.get("schedules", []):
+            assert schedule["timezone"] == "{{ $TIME_ZONE }}"
+
+
+def test_only_the_poll_has_a_limit():
+    limited = {name for name, entry in DEPLOYMENTS.items() if entry.get("concurrency_limit")}
+    assert limited == {"poll-fleet-health"}
     assert DEPLOYMENTS["poll-fleet-health"]["concurrency_limit"]["collision_strategy"] == "CANCEL_NEW"
-    assert DEPLOYMENTS["poll-fleet-health"]["schedules"][0]["timezone"] == "{{ $TIME_ZONE }}"
 
 
 def test_only_the_poll_uses_its_own_queue():

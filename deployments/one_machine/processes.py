@@ -65,6 +65,14 @@ def alive(name: str, run: Path) -> psutil.Process | None:
     return process
 
 
+def ask(name: str, run: Path) -> None:
+    """Send TERM to ``name`` and go on; ``stop`` sees to the rest."""
+    process = alive(name, run)
+    if process is not None:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+
+
 def stop(name: str, run: Path) -> bool:
     """Stop ``name`` and all that it started: TERM, then INT, then KILL. True if it ran.
 

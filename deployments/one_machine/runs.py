@@ -50,8 +50,17 @@ class Api:
         """The JSON answer to POST ``path``."""
         return self._checked(await self._ask("POST", path, json=body))
 
-    @stamina.retry(on=(httpx.TransportError, _Busy), attempts=8, wait_initial=0.2, wait_max=5.0, timeout=60.0)
     async def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        try:
+            return await self._ask_again(method, path, **given)
+        except httpx.TransportError as error:
+            raise Unreachable(
+                f"Prefect's API does not answer ({type(error).__name__} at {path})",
+                "look at `make status` and `make logs`",
+            ) from None
+
+    @stamina.retry(on=(httpx.TransportError, _Busy), attempts=8, wait_initial=0.2, wait_max=5.0, timeout=60.0)
+    async def _ask_again(self, method: str, path: str, **given: Any) -> httpx.Response:
         answer = await self._http.request(method, path, **given)
         if answer.status_code in (429, 503):  # on SQLite Prefect answers so when another writer was faster
             raise _Busy(f"Prefect's API answered {answer.status_code} to {path}", "try again when it has less to do")

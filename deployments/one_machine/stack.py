@@ -264,6 +264,8 @@ def down(place: Stack, say: Callable[[str], None]) -> None:
     if not place.run.exists():
         say(f"nothing was ever started from {place.state}")
         return
+    for name in ALL[:-1]:
+        processes.ask(name, place.run)  # all at once, for a worker may take its time; the server hears their last words
     for name in ALL:
         if processes.stop(name, place.run):
             say(f"stopped {name}")
@@ -330,7 +332,10 @@ def clean(place: Stack, say: Callable[[str], None], confirmed: str | None) -> No
     if not place.run.exists():
         shutil.rmtree(place.state, ignore_errors=True)
         return
-    clients = clients_of(place)
+    # Containers too: the registry may be on a PostgreSQL of the operator's own.
+    clients = sorted(
+        {*clients_of(place), *(map(containers.client_of, containers.ours(place.fleet)) if engine.answers() else ())}
+    )
     if clients and not (place.state / "demo").exists() and confirmed != place.fleet:
         raise Conflict(
             f"`make clean` would delete the databases, mail and backups of {len(clients)} client(s) ({', '.join(clients[:5])})",

@@ -79,7 +79,7 @@ RedisUrl = Annotated[
     str,
     Field(
         max_length=300,
-        description="Upstash-style REST endpoint (https://…); its token is redis_token in zero-<slug>.",
+        description="Upstash-style REST endpoint (https://…); its token is redis_token in zero-SLUG.",
     ),
 ]
 Probes = Annotated[
@@ -96,7 +96,7 @@ ExtraEnv = Annotated[
     dict[str, Annotated[str, Field(max_length=10_000)]],
     Field(
         max_length=100,
-        description="Further environment that is not secret; secrets go to secret_env in zero-<slug>.",
+        description="Further environment that is not secret; secrets go to secret_env in zero-SLUG.",
     ),
 ]
 
@@ -254,7 +254,7 @@ def check(spec: ZeroSpec) -> None:
         if _SECRET_NAME.fullmatch(name) and not name.startswith("NEXT_PUBLIC_"):
             raise InvalidInput(
                 f"extra_env has {name}, which looks like a secret, and a spec is readable by everybody who reads runs",
-                "put it into secret_env of the client's block zero-<slug>, delete this run and rotate the value",
+                "put it into secret_env of the client's block zero-SLUG, delete this run and rotate the value",
             )
         refuse_userinfo(f"extra_env {name}", value)
 
@@ -272,7 +272,7 @@ def refuse_userinfo(field: str, url: str) -> None:
     if found:
         raise InvalidInput(
             f"{field} is a URL with a user or password in it, and a spec is readable by everybody who reads runs",
-            "put it into secret_env of the client's block zero-<slug>, delete this run and rotate the value",
+            "put it into secret_env of the client's block zero-SLUG, delete this run and rotate the value",
         )
 
 
