@@ -298,8 +298,27 @@ def sweep() -> None:
     """Remove the stacks of sessions that were killed."""
     for folder in Path("/tmp").glob(f"{PREFIX}*"):
         pid = folder.name.removeprefix(PREFIX)
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and not _session_runs(int(pid)):
+            _stop_commands(str(folder / "state"))
             remove(folder)
+
+
+def _stop_commands(state: str) -> None:
+    """End an ``up`` that a killed session left in the middle; it would make anew what is being removed."""
+    commands = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "deployments.one_machine" in process.cmdline() and process.environ().get("ZERO_FLEET_STATE") == state:
+                process.kill()
+                commands.append(process)
+    survivors(commands)
+
+
+def _session_runs(pid: int) -> bool:
+    try:
+        return _runs(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _free_ports() -> int:
