@@ -9,6 +9,8 @@ from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET
 
 LABEL_DEMO = "zero-fleet.demo"
 """On a demo's network: its state folder."""
+LABEL_STANDIN = "zero-fleet.standin"
+"""On the images that tests/standins/zero makes."""
 
 
 def _client(seconds: int = 60) -> Any:
@@ -147,6 +149,22 @@ def remove_all(fleet: str) -> list[str]:
         for network in client.api.networks(filters={"label": f"{LABEL_FLEET}={fleet}"}):
             with contextlib.suppress(APIError):
                 client.api.remove_network(network["Id"])
+    finally:
+        client.close()
+    return names
+
+
+def remove_stand_ins() -> list[str]:
+    """Remove the images of the Zero stand-in that no container uses; their names."""
+    from docker.errors import APIError
+
+    names = []
+    client = _client()
+    try:
+        for image in client.images.list(filters={"label": LABEL_STANDIN}, all=False):
+            with contextlib.suppress(APIError):  # another checkout's container uses it
+                client.images.remove(image.id)
+                names += image.tags
     finally:
         client.close()
     return names

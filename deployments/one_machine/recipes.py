@@ -31,7 +31,6 @@ REAL = {
 RECIPIENT = "operator@example.org"
 EMULATOR = ROOT / ".venv" / "emulator"
 """Installed from a lock file too, and goes with `make clean`."""
-ZERO_TAG = "zero-standin:latest"
 
 
 def demo_folder(place: Stack) -> Path:
@@ -170,7 +169,7 @@ def zero_image(say: Callable[[str], None]) -> str:
     if wanted:
         return wanted
     done = subprocess.run(
-        [sys.executable, "-m", "tests.standins.zero.build", ZERO_TAG],
+        [sys.executable, "-m", "tests.standins.zero.build"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -181,5 +180,6 @@ def zero_image(say: Callable[[str], None]) -> str:
         raise FleetError(
             f"the Zero stand-in's image was not built ({last[:200]})", "or name a real one: ZERO_IMAGE=… make demo"
         )
-    say(f"stand-in for Zero: image {ZERO_TAG}")
-    return ZERO_TAG
+    tag = done.stdout.split()[0]
+    say(f"stand-in for Zero: image {tag}")
+    return tag

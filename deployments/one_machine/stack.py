@@ -349,6 +349,8 @@ def clean(place: Stack, say: Callable[[str], None], confirmed: str | None) -> No
     removed = containers.remove_all(place.fleet)
     if removed:
         say(f"removed {', '.join(removed)}")
+    if (place.state / "demo").exists():
+        containers.remove_stand_ins()
     down(place, say)
     home = home_of(place.fleet, place.state)
     EmbeddedPostgres(home, place.postgres_port, "").remove()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.deployments.one_machine.running import PREFIX, RunningStack, remove, start, sweep
-from tests.standins.zero.build import build, fingerprint
+from tests.standins.zero.build import TAG, build
 
 _COUNT = itertools.count()
 
@@ -20,7 +20,7 @@ def stack(docker_client) -> Iterator[RunningStack]:
     """A stack in demo mode, with state, ports and fleet of its own; gone afterwards."""
     sweep()
     # A tag of its own: another checkout's demo may move the common one, and a moved local tag is a change to its clients.
-    image = f"zero-standin:{fingerprint()}"
+    image = TAG
     build(image, docker_client)
     folder = Path("/tmp") / f"{PREFIX}{os.getpid()}"
     folder.mkdir(mode=0o700)

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-TAG = "zero-standin:latest"
 LABEL = "zero-fleet.standin"
 HERE = Path(__file__).parent
 PACKAGES = ("psycopg", "psycopg_binary", "psycopg_binary.libs", "typing_extensions.py")
@@ -41,7 +40,7 @@ CMD ["python", "/app/server.py"]
 """
 
 
-def build(tag: str = TAG, client: Any | None = None) -> str:
+def build(tag: str, client: Any | None = None) -> str:
     """Make ``tag`` when there is none of this content; the image's id.
 
     Args:
@@ -79,6 +78,10 @@ def fingerprint() -> str:
 
 def _interpreter() -> Path:
     return Path(sys.executable).resolve()
+
+
+TAG = f"zero-standin:{fingerprint()}"
+"""Named after its content, so that two checkouts on one engine do not move a tag from under each other."""
 
 
 def _import(engine: Any, tag: str, content: str) -> None:
