@@ -27,6 +27,8 @@ async def fleet_of_three(
     """One client that is well, one whose service does not listen, one whose database is gone."""
     from blocks.clients import PostgresServer
 
+    for other in queries.instances(installed_registry):  # of tests before; their containers are gone
+        queries.forget_client(installed_registry, other.client)
     await PostgresServer(
         host=postgres_server.host,
         port=postgres_server.port,

@@ -51,8 +51,11 @@ def provisioner(postgres_server) -> Iterator[Database]:
     name, password = f"prov_{secrets.token_hex(4)}", secrets.token_hex(8)
     with postgres_server.connect() as admin:
         admin.execute(f"CREATE ROLE {name} LOGIN CREATEROLE CREATEDB PASSWORD '{password}'")
+        # Other tests close the server's own databases to PUBLIC, as an operator does.
+        admin.execute(f"GRANT CONNECT ON DATABASE postgres TO {name}")
     yield Database(postgres_server.host, postgres_server.port, "postgres", name, password)
     with postgres_server.connect() as admin:
+        admin.execute(f"DROP OWNED BY {name}")
         admin.execute(f"DROP ROLE {name}")
 
 
