@@ -29,13 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"There is no file {options.env_file}; correct --env-file.", file=sys.stderr)
         return 1
     # Prefect is imported only now: a wrong option is answered at once.
-    from deployments.bootstrap.environment import exposed, read_values
+    from deployments.bootstrap.environment import exposed, read_values, unreadable
     from deployments.bootstrap.run import bootstrap
 
     try:
         env_file = options.env_file or Path(".env")
         values = read_values(env_file)
-        report = asyncio.run(bootstrap(values, overwrite=options.overwrite, dry_run=options.dry_run))
+        refused = unreadable(env_file)
+        report = asyncio.run(bootstrap(values, overwrite=options.overwrite, dry_run=options.dry_run, refused=refused))
     except FleetError as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """What bootstrap would do to each block, against what is there. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
@@ -18,7 +18,12 @@ class Outcome(StrEnum):
     CREATED = "created"
     UNCHANGED = "unchanged"
     KEPT = "differs, kept"
+    UPDATED = "updated"
     OVERWRITTEN = "overwritten"
+
+
+WRITTEN = (Outcome.CREATED, Outcome.UPDATED, Outcome.OVERWRITTEN)
+"""The outcomes of blocks that are saved."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,17 @@ class BlockDifference:
     fields: tuple[FieldDifference, ...] = ()
 
 
-def compare(wanted: Wanted, existing: Mapping[str, Any] | None, *, overwrite: bool) -> BlockDifference:
+def compare(
+    wanted: Wanted, existing: Mapping[str, Any] | None, *, overwrite: bool, ours: Iterable[str] | None = None
+) -> BlockDifference:
     """What becomes of the block ``wanted``.
 
     Args:
         wanted: the block that the settings call for.
         existing: the data of the block that is there, with its secrets; None when there is none.
-        overwrite: whether what differs is overwritten; otherwise it is kept (somebody may have edited it in the UI).
+        overwrite: whether what differs is overwritten even where somebody edited it; otherwise that is kept.
+        ours: of a block that is still as bootstrap left it, the fields that the settings spoke of then: it is updated.
+            None for one that was edited since, or that bootstrap did not write.
 
     Raises:
         Damaged: the block that is there does not fit its type any more.
@@ -62,23 +71,36 @@ def compare(wanted: Wanted, existing: Mapping[str, Any] | None, *, overwrite: bo
     kind = wanted.kind.get_block_type_name()
     if existing is None:
         return BlockDifference(wanted.name, kind, Outcome.CREATED)
-    present, future = _fit(wanted, existing), merged(wanted, existing)
+    present, future = _fit(wanted, existing), merged(wanted, existing, ours or ())
     before, after = data_of(present), data_of(future)
     secret = secret_fields(wanted.kind)
     fields = tuple(
         FieldDifference(name, SECRET_DIFFERS, SECRET_DIFFERS)
         if name in secret
         else FieldDifference(name, _shown(present, name), _shown(future, name))
-        for name in wanted.values
+        for name in (*wanted.values, *_dropped(wanted, ours or ()))
         if before[name] != after[name]
     )
     changed = Outcome.OVERWRITTEN if overwrite else Outcome.KEPT
+    if ours is not None:
+        changed = Outcome.UPDATED
     return BlockDifference(wanted.name, kind, changed if fields else Outcome.UNCHANGED, fields)
 
 
-def merged(wanted: Wanted, existing: Mapping[str, Any] | None) -> Block:
-    """The block as it is after it was made or overwritten: what the settings do not speak of stays as it is."""
-    return _fit(wanted, {**(existing or {}), **wanted.values})
+def merged(wanted: Wanted, existing: Mapping[str, Any] | None, ours: Iterable[str] = ()) -> Block:
+    """The block as it is after it was written: what the settings do not speak of stays as it is.
+
+    Except for the fields ``ours``, which the settings spoke of before: they go back to their defaults. A client of
+    Google's that follows the demo's must not be sent to the stand-in's addresses.
+    """
+    dropped = _dropped(wanted, ours)
+    stays = {name: value for name, value in (existing or {}).items() if name not in dropped}
+    return _fit(wanted, {**stays, **wanted.values})
+
+
+def _dropped(wanted: Wanted, ours: Iterable[str]) -> list[str]:
+    fields = wanted.kind.model_fields
+    return [name for name in ours if name in fields and name not in wanted.values and not fields[name].is_required()]
 
 
 def _fit(wanted: Wanted, data: Mapping[str, Any]) -> Block:

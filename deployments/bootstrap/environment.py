@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from deployments.bootstrap.refusals import BadSettings
@@ -92,18 +93,50 @@ def read_values(env_file: Path | None = None, process: Mapping[str, str] | None 
     return values
 
 
+def unreadable(env_file: Path) -> list[str]:
+    """A sentence for each line of ``env_file`` that is none of a ``.env`` file; a missing file has none.
+
+    python-dotenv leaves such lines out and warns each time that anybody reads the file, which Prefect does often: its
+    logger is silenced (``deployments/__init__.py``). The lines are not shown, they may hold a password.
+    """
+    if not env_file.is_file():
+        return []
+    with env_file.open(encoding="utf-8-sig", errors="replace") as stream:
+        wrong = [binding.original for binding in parse_stream(stream) if binding.error]
+    # A statement begins with the empty lines before it.
+    lines = [one.line + one.string[: len(one.string) - len(one.string.lstrip())].count("\n") for one in wrong]
+    return [f"{env_file}, line {line}, cannot be read; write NAME=value, and close every quote." for line in lines]
+
+
 def read_environment(values: Mapping[str, str]) -> Environment:
     """The settings in ``values`` (variable to text).
 
     Raises:
         BadSettings: values that are no numbers, no truth values or out of bounds; one sentence each, by name.
     """
+    environment, wrong = read_what_can_be(values)
+    if wrong:
+        raise BadSettings(wrong)
+    return environment
+
+
+def read_what_can_be(values: Mapping[str, str]) -> tuple[Environment, list[str]]:
+    """The settings in ``values`` that can be read, and a sentence for each that cannot.
+
+    What cannot be read counts as not set, so that the rest can be judged along with it.
+    """
     known = {name: values[name].strip() for name in Environment.names() if values.get(name, "").strip()}
     try:
-        return Environment.model_validate(known)
+        return Environment.model_validate(known), []
     except ValidationError as failed:
-        wrong = [_sentence(dict(error), known) for error in failed.errors(include_url=False)]
-    raise BadSettings(wrong)
+        errors: list[dict[str, Any]] = [dict(error) for error in failed.errors(include_url=False)]
+    wrong = [_sentence(error, known) for error in errors]
+    refused = {str(error["loc"][0]) for error in errors}
+    rest = {name: value for name, value in known.items() if name not in refused}
+    if "EMAIL_BACKUP_ENABLED" in refused:
+        # Not set would mean True, and ask for a recipient that perhaps nobody needs.
+        rest["EMAIL_BACKUP_ENABLED"] = "False"
+    return Environment.model_validate(rest), wrong
 
 
 def _sentence(error: dict[str, Any], values: Mapping[str, str]) -> str:

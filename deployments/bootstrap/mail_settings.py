@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.bootstrap.environment import Environment
+from deployments.bootstrap.refusals import Refusals
 from tasks.errors import InvalidInput
 from tasks.registry.names import require_email
 
@@ -31,20 +32,22 @@ def mail_server(environment: Environment) -> MailServer | None:
     SSL with EMAIL_USE_SSL or on port 465; else STARTTLS, unless EMAIL_USE_TLS says False.
 
     Raises:
-        InvalidInput: both EMAIL_USE_TLS and EMAIL_USE_SSL, or half a login.
+        BadSettings: both EMAIL_USE_TLS and EMAIL_USE_SSL, half a login, or all of that.
     """
     host, user = environment.email_host, environment.email_host_user
     password = bool(environment.email_host_password.get_secret_value())
     if not host:
         return None
+    refusals = Refusals()
     if environment.email_use_tls and environment.email_use_ssl:
-        raise InvalidInput(
+        refusals.refuse(
             "EMAIL_USE_TLS and EMAIL_USE_SSL are both True",
             "keep EMAIL_USE_TLS for port 587, or EMAIL_USE_SSL for port 465",
         )
     if bool(user) != password:
         there, missing = ("EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD")[:: 1 if user else -1]
-        raise InvalidInput(f"{there} is set, but {missing} is empty", "set both, or none for a server without login")
+        refusals.refuse(f"{there} is set, but {missing} is empty", "set both, or none for a server without login")
+    refusals.settle()
     encryption: Encryption = "STARTTLS"
     if environment.email_use_ssl or environment.email_port == 465:
         encryption = "SSL"

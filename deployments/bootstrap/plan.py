@@ -69,7 +69,8 @@ def make_plan(environment: Environment, files: GoogleFiles, given: Iterable[Want
         BadSettings: settings that contradict each other, are half there or have a wrong format; all of them at once.
     """
     refusals, warnings = Refusals(), list[str]()
-    refusals.attempt(_check_installation, environment)
+    refusals.attempt(_check_zone, environment.time_zone)
+    refusals.attempt(redirect_uri, environment.gateway_url)
     found = [
         refusals.attempt(_smtp, environment, warnings),
         refusals.attempt(_app_database, environment, warnings),
@@ -90,11 +91,9 @@ def make_plan(environment: Environment, files: GoogleFiles, given: Iterable[Want
     return Plan(tuple(wanted.values()), tuple(warnings))
 
 
-def _check_installation(environment: Environment) -> None:
-    zone, url = environment.time_zone, environment.gateway_url
+def _check_zone(zone: str) -> None:
     if zone not in available_timezones():
         raise InvalidInput(f"TIME_ZONE {zone[:60]!r} is no time zone", "write an IANA name, like Europe/Vienna or UTC")
-    redirect_uri(url)
 
 
 def _smtp(environment: Environment, warnings: list[str]) -> Wanted | None:
@@ -116,13 +115,7 @@ def _backup_policy(environment: Environment, refusals: Refusals) -> dict[str, An
     """Only what is set; the policy's own defaults stand for the rest."""
     name = environment.local_backup_filename
     if name and (name != PurePath(name).name or name in (".", "..") or "\\" in name or not name.isprintable()):
-        refusals.sentences.append(
-            str(
-                InvalidInput(
-                    f"LOCAL_BACKUP_FILENAME {name[:80]!r} is no file name", "put the folder in LOCAL_BACKUP_DIR"
-                )
-            )
-        )
+        refusals.refuse(f"LOCAL_BACKUP_FILENAME {name[:80]!r} is no file name", "put the folder in LOCAL_BACKUP_DIR")
     values = {
         "directory": environment.local_backup_dir,
         "filename": name,

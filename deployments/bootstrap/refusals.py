@@ -17,9 +17,9 @@ class BadSettings(InvalidInput):
         count = "one setting is" if len(self.sentences) == 1 else f"{len(self.sentences)} settings are"
         lines = "".join(f"\n  - {sentence}" for sentence in self.sentences)
         super().__init__(
-            f"{count} refused{lines}\n", "nothing was changed: correct .env (or the environment), run again"
+            f"{count} refused{lines}\n", "no block was changed: correct .env (or the environment), run again"
         )
-        self.args = (f"{count} refused, and nothing was changed:{lines}",)
+        self.args = (f"{count} refused, and no block was changed:{lines}",)
 
 
 class Refusals:
@@ -37,6 +37,10 @@ class Refusals:
         except FleetError as refused:
             self.sentences.append(str(refused))
         return None
+
+    def refuse(self, what: str, cure: str) -> None:
+        """Gather one more refusal: what is wrong, and what to do."""
+        self.sentences.append(str(InvalidInput(what, cure)))
 
     def settle(self) -> None:
         """Return if nothing was refused.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deployments.bootstrap.difference import BlockDifference, Outcome
+from deployments.bootstrap.difference import WRITTEN, BlockDifference, Outcome
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Report:
 
     @property
     def changed(self) -> bool:
-        """Whether any block was (or would be) made or overwritten."""
-        return any(block.outcome in (Outcome.CREATED, Outcome.OVERWRITTEN) for block in self.blocks)
+        """Whether any block was (or would be) written."""
+        return any(block.outcome in WRITTEN for block in self.blocks)
 
     def lines(self) -> list[str]:
         """The report as plain text; a table of the blocks, then what else is worth knowing."""
@@ -37,15 +37,17 @@ class Report:
         lines = _table(rows)
         if self.kept:
             names = ", ".join(block.name for block in self.kept)
-            lines.append(f"Kept as edited in Prefect: {names}. To put the settings there, run again with --overwrite.")
+            lines.append(
+                f"Kept as edited in Prefect: {names}. To put the settings there: `make up OVERWRITE=1` "
+                "(or `python -m deployments.bootstrap --overwrite`)."
+            )
         lines += [f"Note: {note}" for note in self.notes]
         done = "Dry run, nothing was changed: " if self.dry_run else ""
         lines.append(f"{done}{self.block_types} block types, registry {self.registry}, {self.seconds:.1f} s.")
         return lines
 
     def _word(self, outcome: Outcome) -> str:
-        future = {Outcome.CREATED: "would be created", Outcome.OVERWRITTEN: "would be overwritten"}
-        return future.get(outcome, outcome.value) if self.dry_run else outcome.value
+        return f"would be {outcome.value}" if self.dry_run and outcome in WRITTEN else outcome.value
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

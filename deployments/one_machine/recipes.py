@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.bootstrap.environment import read_values
+from deployments.bootstrap.environment import read_values, unreadable
 from deployments.one_machine import processes
 from deployments.one_machine.certificates import make_authority
 from deployments.one_machine.settings import ROOT, Stack, require_free
@@ -50,7 +50,7 @@ def recipe_of(place: Stack, say: Callable[[str], None]) -> Recipe:
         # From now on the demo keeps its hands off this folder.
         place.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         (place.state / "own").touch()
-    return Recipe(values=values)
+    return Recipe(values=values, refused=tuple(unreadable(ROOT / ".env")))
 
 
 def own_values() -> Mapping[str, str]:

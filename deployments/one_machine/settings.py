@@ -175,7 +175,7 @@ def stack() -> Stack:
         gateway_url=gateway_url,
         gateway_port=gateway_port,
         time_zone=time_zone,
-        ports=given.get("ZERO_FLEET_PORTS") or "20000-29999",
+        ports=_range("ZERO_FLEET_PORTS", given.get("ZERO_FLEET_PORTS") or "20000-29999"),
     )
 
 
@@ -183,6 +183,17 @@ def _port(name: str, value: str) -> int:
     if not value.isdigit() or not 1024 <= int(value) <= 65000:
         raise InvalidInput(f"{name} is {value!r}, which is no port from 1024 to 65000", "correct it in .env")
     return int(value)
+
+
+def _range(name: str, value: str) -> str:
+    low, dash, high = value.partition("-")
+    ports = [int(part) for part in (low, high) if part.isascii() and part.isdigit() and len(part) <= 5]
+    if not dash or len(ports) != 2 or not 1024 <= ports[0] <= ports[1] <= 65535:
+        raise InvalidInput(
+            f"{name} is {value[:40]!r}, which is no range of ports from 1024 to 65535",
+            "write it low-high, like 20000-29999",
+        )
+    return value
 
 
 def prepare(place: Stack) -> None:

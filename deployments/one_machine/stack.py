@@ -35,12 +35,14 @@ class Recipe:
         given: makes the blocks that the stack has of its own (embedded PostgreSQL, stand-ins).
         worker: environment for the workers alone.
         before: starts what must run beside (the demo's stand-ins).
+        refused: sentences about lines of ``.env`` that cannot be read; bootstrap tells them with what else is wrong.
     """
 
     values: Mapping[str, str] = field(repr=False)
     given: "Callable[[], list[Wanted]]" = field(default=list)
     worker: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] = field(default=lambda: None)
+    refused: tuple[str, ...] = ()
 
 
 def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool = False) -> None:
@@ -94,7 +96,7 @@ async def _configure(
     from deployments.bootstrap.run import bootstrap
     from deployments.one_machine import pool
 
-    report = await bootstrap(dict(recipe.values), overwrite=overwrite, given=given)
+    report = await bootstrap(dict(recipe.values), overwrite=overwrite, given=given, refused=recipe.refused)
     for line in report.lines():
         say(line)
     await pool.ensure_pool()

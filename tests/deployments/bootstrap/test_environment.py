@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from blocks.installation import Installation
-from deployments.bootstrap.environment import Environment, misspelt, read_environment, read_values
+from deployments.bootstrap.environment import Environment, misspelt, read_environment, read_values, unreadable
 from deployments.bootstrap.refusals import BadSettings
 
 ROOT = Path(__file__).parents[3]
@@ -33,6 +33,15 @@ def test_a_file_in_another_encoding_is_refused_and_a_byte_order_mark_is_not(tmp_
         read_values(file, {})
     file.write_bytes(b"\xef\xbb\xbfEMAIL_HOST=x\r\n")
     assert read_values(file, {}) == {"EMAIL_HOST": "x"}
+
+
+def test_lines_that_cannot_be_read_are_named_by_number_and_not_shown(tmp_path):
+    file = tmp_path / ".env"
+    file.write_text("# mine\nEMAIL_HOST=x\n\nhush hush\nEMAIL_PORT=465\n\n\nEMAIL_HOST_PASSWORD='hush\nTIME_ZONE=UTC\n")
+    assert unreadable(file) == [
+        f"{file}, line {line}, cannot be read; write NAME=value, and close every quote." for line in (4, 8)
+    ]
+    assert unreadable(EXAMPLE) == unreadable(tmp_path / "none") == []
 
 
 def test_a_missing_file_holds_nothing(tmp_path):

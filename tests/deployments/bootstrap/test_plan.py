@@ -203,9 +203,13 @@ def test_it_refuses_by_name_and_without_the_secret(values, said):
     assert said in sentence and "hush" not in sentence and "app-pass" not in sentence and sentence.endswith(".")
 
 
+def test_both_faults_of_a_mail_server_come_at_once():
+    assert len(refusals(MAIL | {"EMAIL_USE_TLS": "1", "EMAIL_USE_SSL": "1", "EMAIL_HOST_PASSWORD": ""})) == 2
+
+
 def test_several_refusals_come_at_once():
     values = {"GOOGLE_CLIENT_ID": "x", "TWILIO_ACCOUNT_SID": "AC1", "DATABASE_URL": "sqlite://", "TIME_ZONE": "Mars"}
-    assert len(refusals(values)) == 4
+    assert len(refusals(values | {"GATEWAY_URL": "x"})) == 5
 
 
 @pytest.mark.parametrize(
@@ -246,6 +250,17 @@ def test_only_what_the_settings_speak_of_is_compared_and_secrets_are_not_shown()
     ]
     assert compare(block, there | {"smtp_port": 1}, overwrite=True).outcome is Outcome.OVERWRITTEN
     assert data_of(merged(block, there | {"smtp_port": 1, "verify": False}))["verify"] is False
+
+
+def test_a_block_that_is_still_as_bootstrap_left_it_loses_what_the_settings_say_no_more():
+    block = wanted(MAIL, "backup-policy")
+    before = MAIL | {"LOCAL_BACKUP_FILENAME": "x.gz"}
+    there, ours = saved(before, "backup-policy"), tuple(wanted(before, "backup-policy").values)
+    found = compare(block, there, overwrite=False, ours=ours)
+    assert found.outcome is Outcome.UPDATED and [field.field for field in found.fields] == ["filename"]
+    assert data_of(merged(block, there, ours)) == saved(MAIL, "backup-policy")
+    # A field that the settings never spoke of is somebody's own.
+    assert data_of(merged(block, there | {"stall_seconds": 7}, ours))["stall_seconds"] == 7
 
 
 def test_a_block_that_does_not_fit_its_type_is_named_without_its_values():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ from prefect_email import EmailServerCredentials
 from sqlmodel import Session
 
 from blocks.backups import BackupPolicy
-from blocks.gmail import GmailToken
+from blocks.clients import PostgresServer
+from blocks.gmail import GmailToken, GoogleOAuthClient
 from blocks.registry import open_registry
 from deployments.bootstrap import kinds
 from deployments.bootstrap.difference import Outcome
+from deployments.bootstrap.plan import Wanted
+from deployments.bootstrap.refusals import BadSettings
 from deployments.bootstrap.run import bootstrap
+from deployments.bootstrap.written import VARIABLE, read_written, remember
 from tasks.errors import NotConfigured, Unreachable
 from tasks.registry.models import GmailProfile
 from tasks.registry.names import gmail_block, user_id
@@ -70,6 +75,8 @@ async def _no_blocks(prefect_api: None) -> AsyncIterator[None]:
 
 async def _delete() -> list[BlockDocument]:
     async with get_client() as client:
+        with suppress(ObjectNotFound):
+            await client.delete_variable_by_name(VARIABLE)
         everything = await client.read_block_documents(limit=200, include_secrets=True)
         ours = [document for document in everything if document.name in NAMES | {gmail_block(USER)}]
         for document in ours:
@@ -83,12 +90,26 @@ def outcomes(report):
     return {block.name: block.outcome for block in report.blocks}
 
 
+async def memory():
+    async with get_client() as client:
+        return {name: one.updated for name, one in (await read_written(client)).items() if not one.pending}
+
+
+async def times():
+    """When Prefect says that our blocks were changed, in its own words."""
+    async with get_client() as client:
+        answer = await client.request("POST", "/block_documents/filter", json={"limit": 200})
+    return {one["name"]: one["updated"] for one in answer.json() if one["name"] in NAMES}
+
+
 async def test_a_second_run_changes_nothing():
     first = await bootstrap(VALUES)
-    assert set(outcomes(first)) == NAMES and set(outcomes(first).values()) == {Outcome.CREATED}
+    remembered = await memory()
+    assert set(outcomes(first)) == NAMES == set(remembered) and set(outcomes(first).values()) == {Outcome.CREATED}
     require_head(await open_registry())
     second = await bootstrap(VALUES)
     assert set(outcomes(second).values()) == {Outcome.UNCHANGED} and not second.changed
+    assert await memory() == remembered == await times()
     smtp = await EmailServerCredentials.aload("smtp")
     assert (smtp.smtp_type.name, smtp.password.get_secret_value()) == ("STARTTLS", SECRETS[0])
     # .get() would read digits as a number; the key is the text.
@@ -108,6 +129,88 @@ async def test_what_was_edited_in_the_ui_is_kept_and_shown_and_overwritten_only_
     assert outcomes(told)["backup-policy"] is Outcome.OVERWRITTEN
     after = await BackupPolicy.aload("backup-policy")
     assert (after.recipients, after.stall_seconds) == (["a@example.org"], 7)
+
+
+def servers_own():
+    """The blocks of the stack itself, as the embedded PostgreSQL and the stand-in for Google give them."""
+    server = {"host": "127.0.0.1", "port": 4201, "username": "own", "password": "own-hush", "container_host": "own"}
+    google = {"client_id": "stand-in", "client_secret": "own-hush", "gmail_api": "http://127.0.0.1:4203"}
+    return [Wanted("postgres-server", PostgresServer, server), Wanted("google-gmail", GoogleOAuthClient, google)]
+
+
+async def test_blocks_that_nobody_edited_follow_settings_that_come_later():
+    await bootstrap({}, given=servers_own())
+    foreseen = await bootstrap(VALUES, dry_run=True)
+    assert outcomes(foreseen)["postgres-server"] is Outcome.UPDATED
+    assert any("postgres-server" in line and "would be updated" in line for line in foreseen.lines())
+    later = await bootstrap(VALUES)
+    followed = {name for name, outcome in outcomes(later).items() if outcome is Outcome.UPDATED}
+    assert followed == {"postgres-server", "google-gmail", "backup-policy"} and not later.kept
+    server = await PostgresServer.aload("postgres-server")
+    assert (server.host, server.container_host) == ("db.example.org", "db.example.org")
+    google = await GoogleOAuthClient.aload("google-gmail")
+    assert google.client_id == "two" and "127.0.0.1" not in str(google.gmail_api)  # the stand-in's address is gone
+    again = await bootstrap(VALUES | {"EMAIL_HOST": "other.example.org"})
+    assert outcomes(again)["smtp"] is Outcome.UPDATED and not again.kept
+    assert (await EmailServerCredentials.aload("smtp")).smtp_server == "other.example.org"
+    assert "hush" not in "\n".join([*later.lines(), *again.lines()])
+
+
+async def test_a_block_that_was_edited_stays_kept_until_it_is_overwritten_and_follows_from_then_on():
+    await bootstrap(VALUES)
+    async with get_client() as client:
+        edited = await client.read_block_document_by_name("smtp", "email-server-credentials")
+        # As the UI does: the form's fields, through the API.
+        body = {"data": {"smtp_server": "ui.example.org"}, "merge_existing_data": True}
+        await client.request("PATCH", f"/block_documents/{edited.id}", json=body)
+    for host in ("two.example.org", "three.example.org"):
+        kept = await bootstrap(VALUES | {"EMAIL_HOST": host})
+        assert outcomes(kept)["smtp"] is Outcome.KEPT
+        assert any("`make up OVERWRITE=1`" in line and "smtp" in line for line in kept.lines())
+    told = await bootstrap(VALUES, overwrite=True)
+    assert outcomes(told)["smtp"] is Outcome.OVERWRITTEN
+    assert outcomes(await bootstrap(VALUES | {"EMAIL_HOST": "four.example.org"}))["smtp"] is Outcome.UPDATED
+
+
+async def test_a_block_of_which_nothing_is_remembered_counts_as_edited_until_the_settings_are_told_to_win():
+    await bootstrap(VALUES)
+    async with get_client() as client:
+        await client.delete_variable_by_name(VARIABLE)
+    other = VALUES | {"EMAIL_HOST": "other.example.org"}
+    assert outcomes(await bootstrap(other))["smtp"] is Outcome.KEPT
+    assert set(outcomes(await bootstrap(VALUES, overwrite=True)).values()) == {Outcome.UNCHANGED}
+    assert outcomes(await bootstrap(other))["smtp"] is Outcome.UPDATED
+
+
+async def test_a_bootstrap_that_was_killed_before_it_remembered_is_finished_by_the_next():
+    await bootstrap(VALUES)
+    async with get_client() as client:
+        written = await read_written(client)
+        await remember(client, {name: replace(one, updated="", pending=True) for name, one in written.items()})
+    assert set(outcomes(await bootstrap(VALUES)).values()) == {Outcome.UNCHANGED}
+    assert await memory() == await times()
+
+
+async def test_everything_that_is_wrong_is_told_at_once():
+    values = {
+        "EMAIL_PORT": "x",
+        "EMAIL_BACKUP_ENABLED": "maybe",
+        "DATABASE_URL": "mysql://u:hush@h/d",
+        "GMAIL_CREDENTIALS_FILE": "/nowhere.json",
+        "TIME_ZONE": "Mars",
+    }
+    with pytest.raises(BadSettings, match="no block was changed") as refused:
+        await bootstrap(values, refused=[".env, line 1, cannot be read."])
+    named = [sentence.split()[0] for sentence in refused.value.sentences]
+    assert named == [
+        ".env,",
+        "EMAIL_PORT",
+        "EMAIL_BACKUP_ENABLED",
+        "GMAIL_CREDENTIALS_FILE",
+        "TIME_ZONE",
+        "DATABASE_URL",
+    ]
+    assert "hush" not in str(refused.value)
 
 
 async def test_a_block_that_was_filled_beforehand_is_honoured():
@@ -213,3 +316,10 @@ def test_the_command_refuses_in_words_and_with_exit_code_1(tmp_path):
     assert "EMAIL_PORT is 'x'; write a whole number." in refused.stderr and "Traceback" not in refused.stderr
     assert "EMAIL_PROT is not read; did you mean EMAIL_PORT?" in refused.stderr
     assert "no file" in run_it(tmp_path, "--env-file", "nowhere").stderr
+
+
+def test_a_line_that_cannot_be_read_is_refused_once_in_our_words(tmp_path):
+    (tmp_path / ".env").write_text("EMAIL_HOST=x\nhush hush\n")
+    refused = run_it(tmp_path, EMAIL_PORT="x")
+    assert refused.returncode == 1 and "hush" not in refused.stderr and "dotenv" not in refused.stderr
+    assert refused.stderr.count(".env, line 2, cannot be read") == 1 and "EMAIL_PORT" in refused.stderr
