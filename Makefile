@@ -31,7 +31,8 @@ password: setup ## the auth string that the Prefect UI asks for
 
 clean: setup ## stop it and delete everything that it made (CONFIRM=<fleet id> when there are clients of your own)
 	@$(PY) -m deployments.one_machine clean $(if $(CONFIRM),--confirm $(CONFIRM))
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@if $(PY) -m deployments.one_machine idle; then rm -rf .venv; fi
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 lint: setup ## ruff, the type checker, the arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports

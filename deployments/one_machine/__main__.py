@@ -1,24 +1,27 @@
-"""``python -m deployments.one_machine up|down|status|logs|clean|password|demo``; the Makefile calls it."""
+"""``python -m deployments.one_machine up|down|status|logs|clean|password|demo|idle``; the Makefile calls it."""
 
 import argparse
+import contextlib
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
+import psutil
 import stamina
 from rich.console import Console
 from rich.table import Table
 
 from deployments.one_machine import stack as one
-from deployments.one_machine.settings import Stack, stack
+from deployments.one_machine.settings import ROOT, Stack, stack
 from tasks.errors import FleetError
 
 
 def main() -> int:
     """Do what the command line says; 0 when it was seen to hold, 1 with one sentence when not."""
     parser = argparse.ArgumentParser(prog="python -m deployments.one_machine", description=__doc__)
-    parser.add_argument("what", choices=["up", "down", "status", "logs", "clean", "password", "demo"])
+    parser.add_argument("what", choices=["up", "down", "status", "logs", "clean", "password", "demo", "idle"])
     parser.add_argument("--overwrite", action="store_true", help="up: overwrite blocks that differ from .env")
     parser.add_argument("--confirm", help="clean: the fleet's id, when clients of your own would be deleted")
     parser.add_argument("--follow", action="store_true", help="logs: go on showing")
@@ -65,12 +68,27 @@ def _do(given: argparse.Namespace, place: Stack, console: Console, say: Callable
             console.print("there are no logs yet; `make up` or `make demo` makes them")
             return 0
         return subprocess.run(["tail", "-n", "40", *(["-F"] if given.follow else []), *files], check=False).returncode
+    elif given.what == "idle":
+        return _idle(console)
     elif given.what == "password":
         if not (place.state / "keys" / "api").exists():
             console.print("there is no auth string yet; `make up` or `make demo` makes it")
             return 1
         print(place.auth)
     return 0
+
+
+def _idle(console: Console) -> int:
+    """0 when no other process runs from this checkout's virtual environment, so that it may be removed."""
+    others = []
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in mine and str(ROOT / ".venv") in " ".join(process.cmdline()[:1]):
+                others.append(process.pid)
+    if others:
+        console.print(f".venv is kept: another stack of this checkout runs from it ({len(others)} processes)")
+    return 1 if others else 0
 
 
 def _status(place: Stack, console: Console) -> int:

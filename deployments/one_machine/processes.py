@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+MARK = "ZERO_FLEET_PROCESS"
+"""In the environment of what we start: which of the stack's processes it is."""
 TERM_SECONDS = 12.0
 INT_SECONDS = 4.0
 
@@ -26,7 +28,7 @@ def start(name: str, command: Sequence[str], run: Path, logs: Path, environment:
     found = alive(name, run)
     shape = _shape(command, environment)
     if found is not None:
-        if json.loads((run / f"{name}.json").read_text()).get("shape") == shape:
+        if _noted_shape(name, run) == shape:
             return found.pid
         stop(name, run)
     log = logs / f"{name}.log"
@@ -35,12 +37,20 @@ def start(name: str, command: Sequence[str], run: Path, logs: Path, environment:
     with log.open("ab") as sink:
         os.chmod(log, 0o600)
         process = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=cwd, env=dict(environment),
+            list(command), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=cwd,
+            env={**environment, MARK: f"{name} of {run}"},
             start_new_session=True,
         )  # fmt: skip
     noted = {"pid": process.pid, "started": psutil.Process(process.pid).create_time(), "shape": shape}
     (run / f"{name}.json").write_text(json.dumps(noted))
     return process.pid
+
+
+def _noted_shape(name: str, run: Path) -> str | None:
+    try:
+        return str(json.loads((run / f"{name}.json").read_text())["shape"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _shape(command: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -56,13 +66,33 @@ def alive(name: str, run: Path) -> psutil.Process | None:
     """The process called ``name`` if it runs."""
     try:
         noted = json.loads((run / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return _find(name, run)  # the note is lost, the process perhaps not
+    try:
         process = psutil.Process(noted["pid"])
         # Some systems round the start time.
         if abs(process.create_time() - noted["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE:
             return None
-    except (OSError, ValueError, KeyError, psutil.Error):
+    except (KeyError, psutil.Error):
         return None
     return process
+
+
+def _find(name: str, run: Path) -> psutil.Process | None:
+    """The process that was started as ``name`` of this state folder, by the marks in its environment; not its children."""
+
+    def marked(process: psutil.Process | None) -> bool:
+        try:
+            found = process.environ() if process else {}
+        except psutil.Error:  # gone, or somebody else's
+            return False
+        return found.get(MARK) == f"{name} of {run}"
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if marked(process) and not marked(process.parent()) and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+    return None
 
 
 def ask(name: str, run: Path) -> None:
