@@ -28,6 +28,15 @@ async def find(kind: type[B], name: str) -> B | None:
         return None
 
 
+async def types_of(name: str) -> list[str]:
+    """The types, as the UI calls them, of all blocks called ``name``; one call of Prefect's API."""
+    wanted = {"name": {"any_": [name]}}
+    async with get_client() as client:
+        response = await client.request("POST", "/block_documents/filter", json={"block_documents": wanted})
+    found = [BlockDocument.model_validate(document) for document in response.json()]
+    return sorted(document.block_type.name for document in found if document.block_type)
+
+
 async def read_documents(names: Mapping[str, str]) -> dict[str, BlockDocument]:
     """Several documents with their secrets in one call of Prefect's API (20-40 ms, where each ``aload`` takes 60-90).
 

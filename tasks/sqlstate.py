@@ -7,6 +7,10 @@ libpq, so its text decides; we set ``lc_messages`` nowhere and the texts matched
 from tasks.errors import FleetError, Refused, Unreachable
 
 
+class NotLetIn(Refused):
+    """The server answers, but has no such database or role, or another password for it."""
+
+
 def explain(text: str, sqlstate: str | None, server: str, user: str, database: str) -> FleetError:
     """The error to raise for what the server at ``server`` answered to ``user`` on ``database``.
 
@@ -22,7 +26,7 @@ def explain(text: str, sqlstate: str | None, server: str, user: str, database: s
     """
     low = text.lower()
     if sqlstate in ("28P01", "28000") or "password authentication failed" in low:
-        return Refused(
+        return NotLetIn(
             f"PostgreSQL at {server} refused the password of role {user}",
             "correct the password in the block and run again",
         )
@@ -32,9 +36,11 @@ def explain(text: str, sqlstate: str | None, server: str, user: str, database: s
             "add a line for this address to its pg_hba.conf and reload it",
         )
     if sqlstate == "3D000" or ("database" in low and "does not exist" in low):
-        return Refused(f"PostgreSQL at {server} has no database {database}", "correct the name or provision the client")
+        return NotLetIn(
+            f"PostgreSQL at {server} has no database {database}", "correct the name or provision the client"
+        )
     if "role" in low and "does not exist" in low:
-        return Refused(f"PostgreSQL at {server} has no role {user}", "correct the role's name or provision the client")
+        return NotLetIn(f"PostgreSQL at {server} has no role {user}", "correct the role's name or provision the client")
     if sqlstate == "42501" or "permission denied" in low:
         return Refused(
             f"role {user} lacks a right in {database} at {server} ({first_line(text)})",

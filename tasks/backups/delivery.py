@@ -25,6 +25,8 @@ class Post:
     time_zone: str
     identity: str
     """Message-ID; the same for each attempt."""
+    role: str
+    """Of one who may make databases on the backup's server, for the commands in the text."""
     wait: float = 5.0
     """Seconds before the second attempt."""
 
@@ -61,7 +63,7 @@ def deliver(
     """
 
     def attempt(left_out: str) -> Sent:
-        text = message.body(target, made, str(path), path.name, post.time_zone, left_out)
+        text = message.body(target, made, str(path), path.name, post.time_zone, post.role, left_out)
         title = message.subject(post.prefix, target, made.taken_at, post.time_zone)
         attachment = None if left_out else (path.name, made.file_bytes)
         letter = message.letter(
@@ -142,5 +144,6 @@ def check(
     except FleetError as error:
         failed = STEPS[len(seen)]
         raise type(error)(
-            f"the step {failed} failed (step {len(seen) + 1} of {len(STEPS)}): {error.what}", error.cure
+            f"the step {failed} failed (step {len(seen) + 1} of {len(STEPS)}): {error.what}",
+            error.cure.replace(replies.RECIPIENTS, "the recipient given"),
         ) from None

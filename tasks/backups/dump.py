@@ -56,6 +56,8 @@ class Job:
     timeout_seconds: float = 300
     stall_seconds: float = 60
     pg_bin: Path | None = None
+    restorer: str = ""
+    """Role that may make databases on the server, for the commands that restore by hand."""
     progress: Progress = field(default_factory=Progress, compare=False)
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
 

@@ -81,6 +81,8 @@ class Made:
     target: Target
     path: Path
     manifest: Manifest
+    role: str
+    """Of one who may make databases on its server, for the commands that restore by hand."""
 
 
 def beside(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from email.headerregistry import Address
@@ -10,7 +11,7 @@ from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 
 from tasks.backups.manifest import Manifest
-from tasks.backups.source import Target, mib
+from tasks.backups.source import Target, many, mib
 from tasks.clock import spoken, zone
 from tasks.errors import InvalidInput, NotConfigured
 from tasks.registry.names import require_email
@@ -78,18 +79,41 @@ def facts(manifest: Manifest, path: str, time_zone: str) -> list[tuple[str, str]
         ("File", path),
         ("Size", f"{mib(manifest.file_bytes)} ({mib(manifest.raw_bytes)} before compression)"),
         ("SHA-256", manifest.sha256),
-        ("Tables", f"{len(manifest.rows)} with {sum(manifest.rows.values())} rows"),
+        ("Tables", f"{len(manifest.rows)} with {many(sum(manifest.rows.values()), 'row')}"),
         ("Server", f"PostgreSQL {manifest.server_version}, dumped with pg_dump {manifest.pg_dump_version}"),
     ]
 
 
-def restore_hint(filename: str) -> str:
-    """The commands that bring a backup back by hand."""
-    name = "'" + filename.replace("'", "'\\''") + "'"
-    return f"createdb restored\ngunzip -c {name} | psql -X -v ON_ERROR_STOP=1 -d restored"
+def restore_hint(filename: str, server: str, role: str) -> str:
+    """The commands that bring a backup back by hand, into a new database that no client's role can enter.
+
+    Args:
+        filename: of the backup, as the shell where they are typed finds it.
+        server: ``host:port`` of the database.
+        role: of one who may make databases there; the new one is theirs.
+
+    >>> print(restore_hint("b.gz", "db:5432", "ops"))
+    psql -h db -p 5432 -U ops -d postgres -c 'CREATE DATABASE restored TEMPLATE template0' -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'
+    gunzip -c b.gz | psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops -d restored
+    """
+    host, _, port = server.rpartition(":")
+    where = shlex.join(["-h", host, "-p", port, "-U", role])
+    return (
+        f"psql {where} -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'"
+        " -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'\n"
+        f"gunzip -c {shlex.quote(filename)} | psql -X -v ON_ERROR_STOP=1 {where} -d restored"
+    )
 
 
-def body(target: Target, manifest: Manifest, path: str, filename: str, time_zone: str, left_out: str = "") -> str:
+def restore_advice(target: Target) -> str:
+    """What else is to be known before restoring by hand."""
+    own = f", and how to put it back over {target.spoken}'s own database" if target.client else ""
+    return f"Where psql is, which password it asks for{own}: README.md, Restoring by hand."
+
+
+def body(
+    target: Target, manifest: Manifest, path: str, filename: str, time_zone: str, role: str, left_out: str = ""
+) -> str:
     """The mail's text.
 
     Args:
@@ -98,13 +122,15 @@ def body(target: Target, manifest: Manifest, path: str, filename: str, time_zone
         path: where the file lies on this machine.
         filename: its name.
         time_zone: of the moments.
+        role: of one who may make databases on its server.
         left_out: why the file is not attached; empty when it is.
     """
     lines = [f"The database of {target.spoken} was backed up.", ""]
     if left_out:
         lines += [f"The file is NOT attached: {left_out}.", f"It lies on the machine at {path}.", ""]
     lines += [f"{name + ':':<10} {value}" for name, value in facts(manifest, path, time_zone)]
-    lines += ["", "To restore it into a new database:", "", *restore_hint(filename).splitlines()]
+    lines += ["", "To restore it into a new database:", "", *restore_hint(filename, manifest.server, role).splitlines()]
+    lines += ["", restore_advice(target)]
     lines += ["", f"To see whether the file is whole:  sha256sum '{filename}'", ""]
     return "\n".join(lines)
 
@@ -117,11 +143,17 @@ def address(value: str, what: str) -> Address:
 
     >>> str(address("Backups <ops@example.org>", "sender"))
     'Backups <ops@example.org>'
+    >>> address("not an address", "recipient")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: recipient 'not an address' is no e-mail address; write it like ops@example.org.
     """
     if not value.isprintable():
         raise InvalidInput(f"{what} {value[:80]!r} is no e-mail address", "write it like ops@example.org")
     name, plain = parseaddr(value)
-    require_email(plain or value)
+    try:
+        require_email(plain if plain in value else "")  # parseaddr joins what spaces part
+    except InvalidInput as error:
+        raise InvalidInput(f"{what} {value[:80]!r} is no e-mail address", error.cure) from None
     if not plain.isascii():
         raise InvalidInput(f"{what} {value[:80]!r} has letters that mail servers do not take", "use an ASCII address")
     return Address(display_name=name, addr_spec=plain)

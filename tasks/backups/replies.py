@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tasks.errors import FleetError, NotConfigured, Refused, Unreachable
 
 AGAIN = "wait and run it again"
+RECIPIENTS = "EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy)"
+"""Where a backup's recipients come from; a test mail's is given to its run."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def refusal(stage: str, code: int, text: bytes | str, where: Where, whom: str = 
             )
         return Refused(
             f"recipient {whom} was refused by {where.server} ({reply})",
-            "correct EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy), or ask who runs that mailbox",
+            f"correct {RECIPIENTS}, or ask who runs that mailbox",
         )
     if stage == "sender" and code >= 500:
         return Refused(

@@ -12,7 +12,7 @@ from pathlib import Path
 from tasks.backups import programs, scratch, survey
 from tasks.backups.archive import OpenFile, decompressed, prove
 from tasks.backups.manifest import Manifest, require_same
-from tasks.backups.source import Database
+from tasks.backups.source import Database, many
 from tasks.errors import Damaged, FleetError, Refused, Unreachable
 from tasks.sqlstate import first_line
 
@@ -47,9 +47,10 @@ class Verified:
     @property
     def sentence(self) -> str:
         """As an operator reads it."""
-        objects = f" and {self.large_objects} large objects" if self.large_objects else ""
+        objects = f" and {many(self.large_objects, 'large object')}" if self.large_objects else ""
         return (
-            f"{self.tables} tables with {self.rows} rows{objects} restored and compared equal in {self.seconds:.1f} s"
+            f"{many(self.tables, 'table')} with {many(self.rows, 'row')}{objects} restored and compared equal"
+            f" in {self.seconds:.1f} s"
         )
 
 
@@ -89,7 +90,7 @@ def verify(file: OpenFile, path: Path, manifest: Manifest, trial: Trial) -> Veri
     differences = compare(manifest, rows, seen.large_objects)
     if differences:
         raise Damaged(
-            f"the restored copy of {path} differs from what was dumped: {'; '.join(differences[:5])}"
+            f"the restored copy of {path} differs from what was dumped: {', '.join(differences[:5])}"
             + (f" and {len(differences) - 5} more" if len(differences) > 5 else ""),
             "make a new backup, keep this file aside and look at the disk",
         )
@@ -101,12 +102,12 @@ def compare(manifest: Manifest, rows: dict[str, int], large_objects: int) -> lis
     found = [f"table {name} is missing" for name in manifest.rows if name not in rows]
     found += [f"table {name} is too much" for name in rows if name not in manifest.rows]
     found += [
-        f"table {name} has {rows[name]} rows instead of {expected}"
+        f"table {name} has {many(rows[name], 'row')} instead of {expected}"
         for name, expected in manifest.rows.items()
         if name in rows and rows[name] != expected
     ]
     if large_objects != manifest.large_objects:
-        found.append(f"{large_objects} large objects instead of {manifest.large_objects}")
+        found.append(f"{many(large_objects, 'large object')} instead of {manifest.large_objects}")
     return found
 
 

@@ -135,6 +135,15 @@ def place(whose: Target, directory: Path, filename: str) -> Path:
     return directory / f"database_{whose.database}" / filename
 
 
+def many(count: int, one: str) -> str:
+    """A number of things as a person reads it.
+
+    >>> many(1, "row"), many(13, "table")
+    ('1 row', '13 tables')
+    """
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
 def mib(count: int) -> str:
     """A number of bytes as a person reads it.
 

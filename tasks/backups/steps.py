@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from blocks.backups import BackupPolicy, PostgresDatabase, smtp_account
 from blocks.clients import PostgresServer, ZeroSecrets
-from blocks.documents import find
+from blocks.documents import find, types_of
 from blocks.installation import installation
 from blocks.registry import open_registry
 from tasks.backups import delivery, history, message, report
@@ -28,7 +28,7 @@ from tasks.clock import now
 from tasks.errors import FleetError, NotConfigured, needed
 from tasks.registry.models import Delivery
 from tasks.registry.names import ClientNames
-from tasks.registry.queries import get_instance
+from tasks.registry.queries import find_instance, get_instance, unknown_client
 from tasks.registry.revision import require_head
 
 if TYPE_CHECKING:  # they bring psycopg, which a flow's cold start can do without
@@ -64,7 +64,7 @@ async def dump_database(client: str | None, database: str | None) -> Made:
 
     whose = target(client, database)
     keeper = await _keeper()
-    source = await _database(keeper, whose)
+    source, restorer = await _database(keeper, whose)
     policy = await _policy()
     mailed = bool(message.require_recipients(policy.mail_enabled, policy.recipients))
     settings = installation()
@@ -77,6 +77,7 @@ async def dump_database(client: str | None, database: str | None) -> Made:
         policy.timeout_seconds,
         policy.stall_seconds,
         settings.pg_bin,
+        restorer,
     )
     return await _shown(keeper, job, mailed)
 
@@ -125,7 +126,7 @@ async def deliver_backup(made: Made) -> Delivered | None:
         account = await _account()
         sender = message.sender_of(policy.sender, account.username)
         identity = message.message_id(f"backup.{made.row_id}.{made.manifest.sha256[:16]}", sender.domain)
-        post = Post(sender, recipients, policy.subject_prefix, keeper.time_zone, identity)
+        post = Post(sender, recipients, policy.subject_prefix, keeper.time_zone, identity, made.role)
         return await asyncio.to_thread(trade.deliver, keeper, made, account, post, _teller())
     except FleetError as error:
         failed = delivery.Delivered(Delivery.FAILED, [], f"it was not delivered: {error}", error)
@@ -153,7 +154,15 @@ async def targets_to_verify(client: str | None, database: str | None) -> list[Ta
     keeper = await _keeper()
     if client is None and database is None:
         return await asyncio.to_thread(history.targets, keeper.engine)
-    return [target(client, database)]
+    whose = target(client, database)
+    if whose.client and not await asyncio.to_thread(_known, keeper, whose):
+        raise await asyncio.to_thread(unknown_client, keeper.engine, whose.client)
+    return [whose]
+
+
+def _known(keeper: "Keeper", whose: Target) -> bool:
+    """Whether a client is there, or is gone and left a backup."""
+    return bool(find_instance(keeper.engine, whose.client or "") or history.latest_good(keeper.engine, whose))
 
 
 @task(name="restore into a scratch database", cache_policy=NO_CACHE, persist_result=False)
@@ -188,6 +197,7 @@ async def verify_targets(targets: list[Target]) -> list[Verdict]:
             try:
                 found = await asyncio.to_thread(trade.verify, keeper, whose, trial)
                 verdicts.append(Verdict(whose, True, found.sentence))
+                get_run_logger().info("%s: %s", whose.spoken, found.room)
             except FleetError as error:
                 verdicts.append(Verdict(whose, False, str(error)))
             get_run_logger().info("%s: %s", whose.spoken, verdicts[-1].sentence)
@@ -227,10 +237,19 @@ async def _policy() -> BackupPolicy:
     return await find(BackupPolicy, "backup-policy") or BackupPolicy()
 
 
-async def _database(keeper: "Keeper", whose: Target) -> Database:
+async def _database(keeper: "Keeper", whose: Target) -> tuple[Database, str]:
+    """The target's database as the role that dumps it, and the role that may make databases beside it."""
     if whose.database:
-        block = needed(await find(PostgresDatabase, whose.database), whose.database)
-        return _as_database(block, block.database, block.username, block.password)
+        block = await find(PostgresDatabase, whose.database)
+        others = [] if block else await types_of(whose.database)
+        if others:
+            raise NotConfigured(
+                f"there is no PostgreSQL Database block {whose.database!r} (the block of that name is of the type "
+                f"{', '.join(others)})",
+                "give the name of a Zero Fleet PostgreSQL Database block, like app-database",
+            )
+        block = needed(block, whose.database)
+        return _as_database(block, block.database, block.username, block.password), block.username
     names = ClientNames(whose.client or "")
     await asyncio.to_thread(get_instance, keeper.engine, names.slug)
     server = needed(await find(PostgresServer, "postgres-server"), "postgres-server")
@@ -238,7 +257,7 @@ async def _database(keeper: "Keeper", whose: Target) -> Database:
     secrets = needed(await find(ZeroSecrets, names.secrets_block), names.secrets_block, cure)
     if not secrets.database_password.get_secret_value():
         raise NotConfigured(f"the block {names.secrets_block} has no database password yet", cure)
-    return _as_database(server, names.database, names.role, secrets.database_password)
+    return _as_database(server, names.database, names.role, secrets.database_password), server.username
 
 
 def _as_database(where: PostgresServer | PostgresDatabase, name: str, user: str, password: SecretStr) -> Database:

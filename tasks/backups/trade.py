@@ -19,6 +19,7 @@ from tasks.backups.source import Target
 from tasks.errors import Conflict, Damaged, FleetError, NotFound
 from tasks.registry.lock import hold
 from tasks.registry.models import Delivery
+from tasks.sqlstate import NotLetIn
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ def back_up(keeper: Keeper, job: Job, mailed: bool) -> Made:
         row_id = history.begin(keeper.engine, job.target, keeper.run_id, job.path)
         try:
             made = dump(job)
+        except NotLetIn as error:
+            mended = error if not job.target.client else NotLetIn(error.what, _by_provisioning(job.target.client))
+            history.failed(keeper.engine, row_id, str(mended))
+            raise mended from None
         except FleetError as error:
             history.failed(keeper.engine, row_id, str(error))
             raise
@@ -61,7 +66,12 @@ def back_up(keeper: Keeper, job: Job, mailed: bool) -> Made:
             history.failed(keeper.engine, row_id, f"unexpected: {type(error).__name__}; see the run's log.")
             raise
         history.good(keeper.engine, row_id, made, job.path, Delivery.PENDING if mailed else Delivery.OFF)
-    return Made(row_id, job.target, job.path, made)
+    return Made(row_id, job.target, job.path, made, job.restorer)
+
+
+def _by_provisioning(slug: str) -> str:
+    """A client's role, password and database are provision-client's, never the operator's to correct."""
+    return f"run provision-client for {slug}, which puts its role, password and database right, and run again"
 
 
 @contextmanager
@@ -149,7 +159,7 @@ def verify(keeper: Keeper, target: Target, trial: Trial) -> Verified:
         except FleetError as error:
             history.unproven(keeper.engine, row_id, str(error))
             raise
-        history.verified(keeper.engine, row_id, True, f"{found.sentence}; {found.room}")
+        history.verified(keeper.engine, row_id, True, found.sentence)
         return found
 
 

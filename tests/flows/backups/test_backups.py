@@ -90,7 +90,7 @@ async def test_a_client_and_the_operators_database_are_backed_up_mailed_and_veri
     name, said = await _run(backup_database, client="flowacme")
     assert name == "Completed", said
     assert (
-        "client flowacme is backed up in" in said and "1 tables, 1 rows" in said and "mailed to ops@example.org" in said
+        "client flowacme is backed up in" in said and "1 table, 1 row" in said and "mailed to ops@example.org" in said
     )
     assert (house / "backups" / "flowacme" / FILE).exists()
     name, said = await _run(backup_database, database="app-database")
@@ -105,7 +105,7 @@ async def test_a_client_and_the_operators_database_are_backed_up_mailed_and_veri
 
     name, said = await _run(verify_backup)
     assert name == "Completed", said
-    assert said.startswith("2 backups restored and compared equal: client flowacme (1 tables with 1 rows")
+    assert said.startswith("2 backups restored and compared equal: client flowacme (1 table with 1 row ")
     assert _row(installed_registry, Target(client="flowacme")).verified is True
 
     async with get_client() as client:
@@ -119,7 +119,7 @@ async def test_a_client_and_the_operators_database_are_backed_up_mailed_and_veri
     path = house / "backups" / FILE
     path.write_bytes(path.read_bytes()[:-30])
     name, said = await _run(verify_backup)
-    assert name == "Failed" and "1 of 2 backups could not be verified (1 are good): app-database:" in said, said
+    assert name == "Failed" and "1 of 2 backups could not be verified (1 is good): app-database:" in said, said
     assert _row(installed_registry, Target(database="app-database")).verified is False
 
 
@@ -141,13 +141,32 @@ async def test_bad_input_is_refused_in_words(house):
         ({"client": "a'b"}, "is no slug"),
         ({"client": "unknown"}, "there is no client 'unknown'"),
         ({"database": "no-such-block"}, "the block no-such-block does not exist"),
+        (
+            {"database": "smtp"},
+            "there is no PostgreSQL Database block 'smtp' (the block of that name is of the type Email Server",
+        ),
     ):
         name, said = await _run(backup_database, **parameters)
         assert name == "Failed" and words in said, said
+    name, said = await _run(verify_backup, client="unknown")
+    assert name == "Failed" and "there is no client 'unknown' (known: " in said, said
     await _policy(house, recipients=[])
     name, said = await _run(backup_database, client="flowacme")
     assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said
     assert not (house / "backups").exists()
+
+
+async def test_a_client_without_its_database_or_password_is_sent_to_provisioning(house, postgres_server):
+    names = ClientNames("flowacme")
+    with postgres_server.connect() as admin:
+        admin.execute(f"DROP DATABASE {names.database} WITH (FORCE)")
+        name, said = await _run(backup_database, client="flowacme")
+        assert name == "Failed" and f"has no database {names.database}; run provision-client for flowacme" in said, said
+        admin.execute(f"ALTER ROLE {names.role} PASSWORD 'another'")
+        name, said = await _run(backup_database, client="flowacme")
+        assert (
+            name == "Failed" and f"refused the password of role {names.role}; run provision-client for flowacme" in said
+        ), said
 
 
 async def test_mailing_can_be_off_and_a_long_dump_shows_its_progress(house, monkeypatch):
@@ -167,5 +186,6 @@ async def test_the_mail_settings_are_tried_step_by_step(house):
     assert len(mails(house / "mail")) == 1
     name, said = await _run(send_test_email, recipient="refused@example.org")
     assert name == "Failed" and "the step recipient failed (step 6 of 7)" in said, said
-    name, said = await _run(send_test_email, recipient="nobody")
-    assert name == "Failed" and "is no e-mail address" in said, said
+    assert "correct the recipient given" in said and "EMAIL_BACKUP_RECIPIENT" not in said
+    name, said = await _run(send_test_email, recipient="not an address")
+    assert name == "Failed" and "recipient 'not an address' is no e-mail address" in said, said

@@ -33,11 +33,11 @@ async def secrets_of(slug: str):
     return await ZeroSecrets.aload(ClientNames(slug).secrets_block)
 
 
-async def page_of(slug: str) -> str:
-    """The client's page."""
+async def page_of(slug: str, kind: str = "client") -> str:
+    """The client's page, or that of its backup."""
     from prefect.artifacts import Artifact
 
-    found = await Artifact.aget(f"client-{slug}")
+    found = await Artifact.aget(f"{kind}-{slug}")
     assert found is not None
     return str(found.data)
 

@@ -48,7 +48,9 @@ def backup(tmp_path) -> tuple[Manifest, Path]:
 
 
 def _post(*recipients: str) -> Post:
-    return Post(SENDER, list(recipients), "[AgentAssistant] Backup", "UTC", "<zero-fleet.1@example.org>", wait=0.05)
+    return Post(
+        SENDER, list(recipients), "[AgentAssistant] Backup", "UTC", "<zero-fleet.1@example.org>", "ops", wait=0.05
+    )
 
 
 def _deliver(account: Account, post: Post, backup) -> delivery.Delivered:
@@ -69,7 +71,7 @@ def test_the_mail_arrives_with_the_file_and_everything_a_mail_needs(box, backup)
     assert attachment.get_filename() == "Größe latest.sql.gz" and attachment.get_content_type() == "application/gzip"
     assert attachment.get_content() == backup[1].read_bytes()
     text = mail.get_body().get_content()
-    assert "ab" * 32 in text and "psql -X -v ON_ERROR_STOP=1" in text and "1 with 3 rows" in text
+    assert "ab" * 32 in text and "psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops" in text and "1 with 3 rows" in text
     assert not mail.defects
 
 
