@@ -21,10 +21,17 @@ def explain(text: str, sqlstate: str | None, server: str, user: str, database: s
 
     >>> print(explain('FATAL:  password authentication failed for user "p"', None, "db:5432", "p", "postgres"))
     PostgreSQL at db:5432 refused the password of role p; correct the password in the block and run again.
+    >>> print(explain("fe_sendauth: no password supplied", None, "db:5432", "p", "postgres"))
+    PostgreSQL at db:5432 refused role p: no password given; fill the password in the block and run again.
     >>> print(explain("connection refused", None, "db:5432", "p", "postgres"))
     PostgreSQL at db:5432 does not answer (connection refused); start it, or correct host and port in the block.
     """
     low = text.lower()
+    if "no password supplied" in low:  # libpq's own, where the server asks for one and we hold none
+        return Refused(
+            f"PostgreSQL at {server} refused role {user}: no password given",
+            "fill the password in the block and run again",
+        )
     if sqlstate in ("28P01", "28000") or "password authentication failed" in low:
         return NotLetIn(
             f"PostgreSQL at {server} refused the password of role {user}",

@@ -240,7 +240,7 @@ def _create(client: "DockerClient", wanted: Wanted, image: str) -> None:
 
 
 def start(client: "DockerClient", container: Seen, host_ip: str) -> None:
-    """Start it; one that runs is left alone.
+    """Start it; one that runs is left alone, one that is paused goes on.
 
     Raises:
         PortTaken: the port is in use; the container stays, not started.
@@ -251,6 +251,10 @@ def start(client: "DockerClient", container: Seen, host_ip: str) -> None:
     try:
         client.api.start(container.id)
     except docker.errors.APIError as error:
+        if "paused container" in said(error):
+            with answers(f"unpause container {container.name}"):
+                client.api.unpause(container.id)
+            return
         if port_taken(said(error)):
             raise PortTaken(
                 f"port {container.host_port} on {host_ip} was taken just before {container.name} started",
@@ -268,6 +272,8 @@ def start(client: "DockerClient", container: Seen, host_ip: str) -> None:
 def stop(client: "DockerClient", container: Seen) -> None:
     """Stop it within ``STOP_SECONDS``, or kill it."""
     with answers(f"stop container {container.name}"):
+        if container.state == "paused":  # it would not hear that it is to stop
+            client.api.unpause(container.id)
         client.api.stop(container.id, timeout=STOP_SECONDS)
 
 

@@ -64,7 +64,7 @@ def look(server: Server, name: str, password: str, owner: str) -> DatabaseState:
     """What there is of database and role ``name`` (they share it); nothing is changed.
 
     Args:
-        password: the client's, empty when none was made yet.
+        password: the client's, empty when none is saved (not made yet, or its block was deleted): a fault, never tried.
         owner: who manages it, as written into its comment: ``zero-fleet f1 for client acme``.
 
     Raises:
@@ -78,7 +78,9 @@ def look(server: Server, name: str, password: str, owner: str) -> DatabaseState:
         _refuse_foreign(server, name, owner, role, database)
         faults = _faults(connection, name, role, database)
         opened = tuple(row[0] for row in connection.execute(_OPEN_TO_ALL))
-    if not faults:
+    if not faults and not password:
+        faults = ["no password of its role is saved"]
+    elif not faults:
         try:
             check_client(server, name, password)
         except Unreachable:
@@ -133,7 +135,19 @@ def check_client(server: Server, name: str, password: str) -> None:
             "SELECT has_database_privilege(current_database(), 'CREATE'), has_schema_privilege('public', 'CREATE')"
         ).fetchone()
     if row != (True, True):
-        raise Refused(f"role {name} may not create tables in its database", "run provision-client again")
+        raise Refused(f"role {name} may not create tables in its database", ownership_cure(name))
+
+
+def ownership_cure(role: str) -> str:
+    """What to do when ``role`` may not make or use what is in its database; granting anew does not help then.
+
+    >>> ownership_cure("zero_client_acme")[:53]
+    'let role zero_client_acme own what is in its database'
+    """
+    return (
+        f"let role {role} own what is in its database (REASSIGN OWNED BY … TO {role}, or ALTER … OWNER TO {role}; or restore "
+        "as that role) and run again"
+    )
 
 
 def can_connect(server: Server, name: str, password: str) -> bool:

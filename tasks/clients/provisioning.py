@@ -34,7 +34,7 @@ def check_input(client: str, changes: SpecChanges) -> None:
         InvalidInput: the slug or a field of the spec.
     """
     require_slug(client)
-    spec = apply_changes({}, changes)
+    spec = apply_changes({}, changes, client)
     refuse_clashes(spec.extra_env, "extra_env")
     for name in (spec.google_client, spec.twilio):
         if name:
@@ -50,12 +50,14 @@ def settle_spec(work: Work, changes: SpecChanges) -> None:
     """
     work.stored = queries.find_instance(work.registry, work.client)
     stored = work.stored.spec if work.stored else {}
-    work.spec = apply_changes(stored, changes)
+    work.spec = apply_changes(stored, changes, work.client)
     work.differences = difference(stored, work.spec)
     published = work.stored.redirect_uri if work.stored else None
     had = work.stored.host_port if work.stored else None
-    ports.refuse_silent_change(had, work.spec.host_port, published, changes.allow_new_port, work.client)
     work.port = work.spec.host_port or had
+    # Behind a domain the port is not part of the URI.
+    if had and work.port and published != redirect_uri(work.url) and work.url != work.spec.public_url(had):
+        ports.refuse_silent_change(had, work.port, published, changes.allow_new_port, work.client)
 
 
 def settle_google(work: Work, fleet: GoogleClient | None) -> None:
@@ -115,6 +117,8 @@ def decide(work: Work, serves: bool) -> None:
     if work.port:
         work.environment, work.spec_hash = _made_from(work, work.port)
     work.steps = steps_needed(work.database, work.container, serves, _wanted(work))
+    made_before = work.container is not None or bool(work.stored and work.stored.container_id)
+    work.database_lost = made_before and not work.database.database
 
 
 def _wanted(work: Work) -> Wanted:
@@ -194,6 +198,7 @@ def announce(work: Work) -> str:
     before = work.stored.redirect_uri if work.stored else None
     if before != uri:
         work.announced_now = before is None
+        work.uri_changed = before is not None
         queries.update_instance(work.registry, work.client, redirect_uri=uri)
     return uri
 
@@ -201,6 +206,8 @@ def announce(work: Work) -> str:
 def make_database(work: Work) -> None:
     """Make or mend role and database, and see that they are isolated and let the client in."""
     if Step.DATABASE in work.steps:
+        if work.spec.enabled:
+            stop(work)  # only where the steps say so: its database is gone, and it is to start on the new one
         work.database = postgres.ensure(
             work.postgres_server(), work.names.database, work.secrets.database_password, work.owner
         )
@@ -270,7 +277,7 @@ def start(work: Work) -> bool:
 
 
 def stop(work: Work) -> None:
-    """Stop the container of a client that is not enabled."""
+    """Stop the container where that is a step."""
     if work.container is not None and Step.STOP in work.steps:
         containers.stop(work.engine_client(), work.container)
 
@@ -286,9 +293,23 @@ def finish(work: Work) -> str:
     """Note that it is as wanted, and say it."""
     status = Status.RUNNING if work.spec.enabled else Status.DISABLED
     queries.update_instance(work.registry, work.client, status=status, last_error=None)
+    found = f"running at {work.url}"
     if not work.spec.enabled:
-        return f"{work.client}: provisioned and not started, because it is not enabled; port {work.port} is reserved"
-    return f"{work.client}: running at {work.url}"
+        found = f"provisioned and not started, because it is not enabled; port {work.port} is reserved"
+    return "; ".join([f"{work.client}: {found}", *_to_know(work)])
+
+
+def _to_know(work: Work) -> list[str]:
+    """What a person has to do or know after this run."""
+    said = []
+    if work.database_lost:
+        said.append(
+            f"its database {work.names.database} was gone, and is new and empty: restore a backup into it if what it held is "
+            "wanted"
+        )
+    if work.uri_changed:
+        said.append(f"register the new redirect URI with Google: {redirect_uri(work.url)}")
+    return said
 
 
 def failed(work: Work, sentence: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients.containers import Seen
+from tasks.clients.postgres import ownership_cure
 from tasks.errors import FleetError, Unhealthy
 from tasks.registry.spec import Probe
 
@@ -76,8 +77,16 @@ def dead(seen: Seen | None, restarts_before: int) -> str | None:
     return None
 
 
-def reason(lines: Sequence[str]) -> tuple[str, str] | None:
+_KINDS = ("schema", "table", "relation", "sequence", "view", "function", "type", "database")
+_NOT_ITS_OWN = ("must be owner of", *(f"permission denied for {kind} " for kind in _KINDS))
+
+
+def reason(lines: Sequence[str], role: str = "zero_client_…") -> tuple[str, str] | None:
     """What Zero's last words mean: the cause and its cure; None: nothing known.
+
+    Args:
+        lines: the end of its log, redacted.
+        role: the client's in PostgreSQL.
 
     >>> reason(["Error: connect ECONNREFUSED 172.17.0.1:5432"])[0]
     'it does not reach PostgreSQL at 172.17.0.1:5432 from inside'
@@ -106,8 +115,8 @@ def reason(lines: Sequence[str]) -> tuple[str, str] | None:
             )
         if "database" in line and "does not exist" in line:
             return ("PostgreSQL does not have its database", "see that db_host leads to the server of postgres-server")
-        if "permission denied for schema" in line:
-            return ("it may not make its tables", "run provision-client again")
+        if any(sign in line for sign in _NOT_ITS_OWN):
+            return (f"role {role} may not make or use its tables", ownership_cure(role))
         if "DATABASE_URL" in line and "not set" in line:
             return ("it got no DATABASE_URL", "run provision-client again")
     return None
@@ -123,7 +132,7 @@ def verdict(name: str, why: str, lines: Sequence[str], memory: int) -> Unhealthy
     """
     if "want of memory" in why:
         return Unhealthy(f"{name} did not become ready: {why} ({memory} MiB)", "give it more with spec.memory")
-    known = reason(lines)
+    known = reason(lines, name)  # role and container share the client's name
     if known is not None:
         return Unhealthy(f"{name} did not become ready: {known[0]} ({why})", known[1])
     last = f"; it last said: {lines[-1]}" if lines else ""

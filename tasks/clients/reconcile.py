@@ -38,16 +38,20 @@ def steps_needed(database: DatabaseState, container: Seen | None, serves: bool, 
     >>> steps_needed(DatabaseState(False, False, ("there is no role",)), None, False, Wanted(False, "h", "i"))
     [<Step.DATABASE: 'make or mend the database'>, <Step.CREATE: 'create the container'>]
     """
-    steps = [] if database.ready else [Step.DATABASE]
     changed = container is not None and bool(why_anew(container, wanted))
+    alive = container is not None and not changed and container.state in ("running", "restarting", "paused")
+    steps = [] if database.ready else [Step.DATABASE]
+    if wanted.enabled and alive and not database.database:
+        # Zero migrates only when it starts. Stopped before the database is made, so that a run cut off between the two leaves
+        # a container that the next one starts.
+        return [Step.STOP, Step.DATABASE, Step.START, Step.WAIT]
     if container is not None and changed:
         steps.append(Step.REMOVE)
     if container is None or changed:
         steps.append(Step.CREATE)
-    up = container is not None and not changed and container.state in ("running", "restarting")
     if not wanted.enabled:
-        return [*steps, Step.STOP] if up else steps
-    if not up:
+        return [*steps, Step.STOP] if alive else steps
+    if not alive or (container is not None and container.state == "paused"):
         return [*steps, Step.START, Step.WAIT]
     return steps if serves else [*steps, Step.WAIT]
 

@@ -60,6 +60,10 @@ class Work:
     steps: list[Step] = field(default_factory=list)
     claimed: bool = False
     announced_now: bool = False
+    uri_changed: bool = False
+    """Another redirect URI than this run's was given out before."""
+    database_lost: bool = False
+    """The client had been provisioned before, and its database was gone."""
 
     @property
     def names(self) -> ClientNames:

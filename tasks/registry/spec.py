@@ -12,10 +12,15 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.errors import InvalidInput
+from tasks.registry.names import ClientNames
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r".*(SECRET|TOKEN|PASSWORD|KEY)$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"(?<![A-Za-z0-9])(sk-live-|sk_live_|ghp_|github_pat_|xoxb-|AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{16}|GOCSPX-|-----BEGIN)"
+)
+"""How keys of Stripe and its like, GitHub, Slack, AWS and Google begin, and anything in PEM."""
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _HOSTNAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
@@ -188,8 +193,11 @@ class SpecChanges(BaseModel):
     )
 
 
-def apply_changes(stored: dict[str, Any], changes: SpecChanges) -> ZeroSpec:
+def apply_changes(stored: dict[str, Any], changes: SpecChanges, client: str = "") -> ZeroSpec:
     """The spec that ``changes`` make of what is ``stored`` (a dump of ZeroSpec, {} on a first run).
+
+    Args:
+        client: its slug where it is known, for the sentences.
 
     Raises:
         InvalidInput: a field in ``reset`` that there is not, or that is also set; a value in a wrong format; what looks
@@ -212,12 +220,15 @@ def apply_changes(stored: dict[str, Any], changes: SpecChanges) -> ZeroSpec:
             raise InvalidInput(f"{name} is both set and reset", "do one of the two")
         wanted.pop(name, None)
     spec = ZeroSpec.model_validate({**wanted, **given})
-    check(spec)
+    check(spec, client)
     return spec
 
 
-def check(spec: ZeroSpec) -> None:
+def check(spec: ZeroSpec, client: str = "") -> None:
     """Refuse wrong formats and what looks like a secret.
+
+    Args:
+        client: its slug where it is known, for the sentences.
 
     Raises:
         InvalidInput: with the field and its value, unless that may be secret.
@@ -240,7 +251,7 @@ def check(spec: ZeroSpec) -> None:
         if not re.fullmatch(r"/[\x21-\x7e]*", probe.path):
             raise InvalidInput(f"probe path {probe.path[:80]!r} is no path", "start it with a slash, like /health")
     if spec.redis_url:
-        refuse_userinfo("redis_url", spec.redis_url)
+        refuse_userinfo("redis_url", spec.redis_url, client)
         if not spec.redis_url.startswith(("http://", "https://")):
             raise InvalidInput(
                 "redis_url is no http(s) address",
@@ -251,15 +262,22 @@ def check(spec: ZeroSpec) -> None:
             raise InvalidInput(
                 f"extra_env has {name[:60]!r}, which is no name of a variable", "use letters, digits and _"
             )
-        if _SECRET_NAME.fullmatch(name) and not name.startswith("NEXT_PUBLIC_"):
+        named = _SECRET_NAME.fullmatch(name) and not name.startswith("NEXT_PUBLIC_")
+        if named or _SECRET_VALUE.search(value):
+            what = "which looks" if named else "whose value looks"
             raise InvalidInput(
-                f"extra_env has {name}, which looks like a secret, and a spec is readable by everybody who reads runs",
-                "put it into secret_env of the client's block zero-SLUG, delete this run and rotate the value",
+                f"extra_env has {name}, {what} like a secret, and a spec is readable by everybody who reads runs",
+                _secret_cure(client),
             )
-        refuse_userinfo(f"extra_env {name}", value)
+        refuse_userinfo(f"extra_env {name}", value, client)
 
 
-def refuse_userinfo(field: str, url: str) -> None:
+def _secret_cure(client: str) -> str:
+    block = f"block {ClientNames(client).secrets_block}" if client else "client's block (zero- and its slug)"
+    return f"put it into secret_env of the {block}, delete this run and rotate the value"
+
+
+def refuse_userinfo(field: str, url: str, client: str = "") -> None:
     """Refuse a URL that carries a user or a password.
 
     Raises:
@@ -272,7 +290,7 @@ def refuse_userinfo(field: str, url: str) -> None:
     if found:
         raise InvalidInput(
             f"{field} is a URL with a user or password in it, and a spec is readable by everybody who reads runs",
-            "put it into secret_env of the client's block zero-SLUG, delete this run and rotate the value",
+            _secret_cure(client),
         )
 
 

@@ -160,7 +160,10 @@ async def test_a_port_that_was_given_out_changes_only_with_leave(house, zero_ima
     assert queries.get_instance(house, slug).host_port == port
     assert queries.get_instance(house, slug).status == Status.RUNNING
     moved = await run(slug, SpecChanges(host_port=29555, allow_new_port=True))
-    assert moved.message == f"{slug}: running at http://localhost:29555"
+    assert moved.message == (
+        f"{slug}: running at http://localhost:29555; register the new redirect URI with Google: "
+        "http://localhost:29555/api/auth/callback/google"
+    )
     assert "http://localhost:29555/api/auth/callback/google" in await page_of(slug)
 
 

@@ -54,6 +54,23 @@ def test_a_container_is_made_as_wanted(docker_client, wanted):
     assert host["PortBindings"] == {"3000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(wanted.host_port)}]}
 
 
+@pytest.mark.parametrize("act", ["start", "stop", "remove"])
+def test_a_paused_container_goes_on_or_stops_or_goes(docker_client, wanted, act):
+    containers.create(docker_client, wanted)
+    docker_client.api.start(wanted.name)
+    docker_client.api.pause(wanted.name)
+    seen = containers.inspect(docker_client, wanted.name)
+    assert seen is not None and seen.state == "paused"
+    if act == "start":
+        containers.start(docker_client, seen, "127.0.0.1")
+    elif act == "stop":
+        containers.stop(docker_client, seen)
+    else:
+        containers.remove(docker_client, seen)
+    after = containers.inspect(docker_client, wanted.name)
+    assert (after.state if after else None) == {"start": "running", "stop": "exited", "remove": None}[act]
+
+
 def test_making_it_again_takes_the_one_that_is_there(docker_client, wanted):
     assert containers.create(docker_client, wanted).id == containers.create(docker_client, wanted).id
 

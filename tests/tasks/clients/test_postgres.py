@@ -92,6 +92,23 @@ def test_a_password_that_differs_is_put_right(provisioner, name):
     assert not postgres.can_connect(provisioner, name, old)
 
 
+def test_a_password_that_is_not_saved_any_more_is_a_fault_and_a_new_one_is_set(provisioner, name):
+    make(provisioner, name)
+    state = postgres.look(provisioner, name, "", OWNER.format(name))
+    assert state.faults == ("no password of its role is saved",)
+    with pytest.raises(Refused, match=f"refused role {name}: no password given"):
+        postgres.check_client(provisioner, name, "")
+    assert postgres.ensure(provisioner, name, "new-password", OWNER.format(name)).ready
+
+
+def test_a_role_that_may_not_make_tables_is_to_own_what_is_there(provisioner, name, postgres_server):
+    password = make(provisioner, name)
+    with postgres_server.connect(name) as connection:
+        connection.execute(f"REVOKE ALL ON SCHEMA public FROM {name}")
+    with pytest.raises(Refused, match=f"ALTER … OWNER TO {name}"):
+        postgres.check_client(provisioner, name, password)
+
+
 def test_a_database_that_somebody_opened_is_seen_and_closed(provisioner, name, postgres_server):
     password = make(provisioner, name)
     with postgres_server.connect() as connection:

@@ -10,6 +10,7 @@ from tasks.registry.spec import Probe
 
 READY = DatabaseState(True, True, ())
 NONE = DatabaseState(False, False, ("there is no role",))
+FAULTY = DatabaseState(True, True, ("PUBLIC may connect to it",))
 WANTED = Wanted(True, "hash", "image")
 
 
@@ -33,7 +34,12 @@ def container(state: str = "running", **changes) -> Seen:
         (READY, container("created"), False, WANTED, [Step.START, Step.WAIT]),
         (READY, container(spec_hash="old"), True, WANTED, [Step.REMOVE, Step.CREATE, Step.START, Step.WAIT]),
         (READY, container(image_id="old"), True, WANTED, [Step.REMOVE, Step.CREATE, Step.START, Step.WAIT]),
-        (NONE, container(), True, WANTED, [Step.DATABASE]),
+        (FAULTY, container(), True, WANTED, [Step.DATABASE]),
+        (NONE, container(), True, WANTED, [Step.STOP, Step.DATABASE, Step.START, Step.WAIT]),
+        (NONE, container("exited"), False, WANTED, [Step.DATABASE, Step.START, Step.WAIT]),
+        (NONE, container("exited"), False, Wanted(False, "hash", "image"), [Step.DATABASE]),
+        (READY, container("paused"), False, WANTED, [Step.START, Step.WAIT]),
+        (READY, container("paused"), False, Wanted(False, "hash", "image"), [Step.STOP]),
         (READY, container(), True, Wanted(False, "hash", "image"), [Step.STOP]),
         (READY, container("exited"), False, Wanted(False, "hash", "image"), []),
         (READY, None, False, Wanted(False, "hash", "image"), [Step.CREATE]),
@@ -69,13 +75,15 @@ def test_one_restart_is_no_loop_and_old_restarts_do_not_count():
         ("Error: write CONNECT_TIMEOUT db:5432", "does not reach PostgreSQL at db:5432"),
         ('PostgresError: password authentication failed for user "x"', "refuses its password"),
         ('PostgresError: database "x" does not exist', "does not have its database"),
-        ("PostgresError: permission denied for schema public", "may not make its tables"),
+        ("PostgresError: permission denied for schema drizzle", "role zero_client_acme may not make or use its tables"),
+        ("PostgresError: permission denied for table mail0_user", "ALTER … OWNER TO zero_client_acme"),
+        ("PostgresError: must be owner of table mail0_user", "REASSIGN OWNED BY … TO zero_client_acme"),
         ("Error: getaddrinfo ENOTFOUND db", "cannot resolve"),
     ],
 )
 def test_zeros_own_messages_are_understood(line, says):
-    found = reason(["Running migrations", line])
-    assert found is not None and says in found[0]
+    found = reason(["Running migrations", line], "zero_client_acme")
+    assert found is not None and says in " ".join(found)
     assert says in str(verdict("zero_client_acme", "it ended with exit code 1", [line], 1536))
 
 
