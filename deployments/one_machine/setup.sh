@@ -21,7 +21,8 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
         exit 1
     fi
 fi
-[ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || { rm -rf .venv; "$python" -m venv .venv; }
+# One that was cut off, or that another tool made without pip, is made anew.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv; "$python" -m venv .venv; }
 .venv/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.5'
 # Compiled now: else every flow run compiles Prefect anew, 2.4 s instead of 1.2 s.
 # The system's certificates, as pip and curl use them (a company's proxy has its own).
