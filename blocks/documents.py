@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeVar
+from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
@@ -68,24 +70,43 @@ def as_block(kind: type[B], document: BlockDocument | None) -> B | None:
     return None if document is None else kind._from_block_document(document)
 
 
-async def save(block: Block, name: str) -> None:
+@dataclass(frozen=True)
+class Registered:
+    """What Prefect calls a registered block type and the schema of it that this version has."""
+
+    type_id: UUID
+    schema_id: UUID
+
+
+async def registered(kind: type[Block]) -> Registered | None:
+    """What ``save`` needs to know of ``kind`` (two calls at once, 20 ms); None when it is not registered."""
+    async with get_client() as client:
+        try:
+            block_type, schema = await asyncio.gather(
+                client.read_block_type_by_slug(kind.get_block_type_slug()),
+                client.read_block_schema_by_checksum(kind._calculate_schema_checksum()),
+            )
+        except ObjectNotFound:
+            return None
+    return Registered(block_type.id, schema.id)
+
+
+async def save(block: Block, name: str, kind: Registered | None) -> None:
     """Save a ``block`` that refers to no other one as ``name``, over what is there.
 
-    Where its type is registered that takes three calls (40 ms), where ``asave`` takes ten.
+    A new one of a registered ``kind`` takes one call (30 ms), where ``asave`` takes ten.
 
     Raises:
         PrefectHTTPStatusError: refused; its text may hold the values: do not show it.
     """
+    if kind is None:
+        await block.asave(name, overwrite=True)
+        return
+    # Not by the block's own conversion, which reads docstrings for code examples each time (50 ms).
+    data = block.model_dump(include=set(type(block).model_fields), context={"include_secrets": True})
+    wanted = BlockDocumentCreate(name=name, data=data, block_type_id=kind.type_id, block_schema_id=kind.schema_id)
     async with get_client() as client:
         try:
-            kind, schema = await asyncio.gather(
-                client.read_block_type_by_slug(block.get_block_type_slug()),
-                client.read_block_schema_by_checksum(block._calculate_schema_checksum()),
-            )
-            # Not by the block's own conversion, which reads docstrings for code examples each time (50 ms).
-            data = block.model_dump(include=set(type(block).model_fields), context={"include_secrets": True})
-            await client.create_block_document(
-                BlockDocumentCreate(name=name, data=data, block_type_id=kind.id, block_schema_id=schema.id)
-            )
-        except (ObjectNotFound, ObjectAlreadyExists):
+            await client.create_block_document(wanted)
+        except ObjectAlreadyExists:
             await block.asave(name, overwrite=True)

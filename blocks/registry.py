@@ -1,19 +1,30 @@
 """Opening the registry: a PostgreSQL database when the block ``registry`` names one, else a SQLite file of the state folder."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
+from prefect.client.schemas.objects import BlockDocument
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from blocks.backups import PostgresDatabase
-from blocks.documents import find
+from blocks.documents import as_block, read_documents
 from blocks.installation import installation
 
 BLOCK = "registry"
 
 
+def kinds() -> dict[str, str]:
+    """What ``read_documents`` is to be asked for, by one who reads other documents too and calls ``registry_in``."""
+    return {BLOCK: PostgresDatabase.get_block_type_slug()}
+
+
 async def registry_url() -> URL:
     """Where the registry is. The URL holds the password when it is PostgreSQL: open it, do not show it."""
-    block = await find(PostgresDatabase, BLOCK)
+    return _url_in(await read_documents(kinds()))
+
+
+def _url_in(documents: Mapping[str, BlockDocument]) -> URL:
+    block = as_block(PostgresDatabase, documents.get(BLOCK))
     return block.sqlalchemy_url() if block else make_url(f"sqlite:///{installation().registry_file}")
 
 
@@ -37,4 +48,9 @@ def open_engine(url: URL) -> Engine:
 
 async def open_registry() -> Engine:
     """The registry's engine. The caller checks its revision (``tasks.registry.revision.require_head``)."""
-    return open_engine(await registry_url())
+    return registry_in(await read_documents(kinds()))
+
+
+def registry_in(documents: Mapping[str, BlockDocument]) -> Engine:
+    """The registry's engine, by the block among ``documents`` that were read."""
+    return open_engine(_url_in(documents))

@@ -15,6 +15,7 @@ from prefect.utilities.callables import parameter_schema
 
 import flows
 import tasks
+from flows.outcome import NOWHERE
 from tasks.registry.spec import SpecChanges
 from tests.conftest import ROOT
 
@@ -174,7 +175,7 @@ def test_runs_are_named_after_what_they_do(name):
 def test_nothing_of_a_flow_is_stored_besides_its_state(name):
     flow = flow_of(name)
     assert flow.persist_result is False
-    assert flow.result_storage is None
+    assert flow.result_storage == NOWHERE and not NOWHERE.exists()
     assert not flow.retries
 
 

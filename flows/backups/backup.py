@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.outcome import told
+from flows.outcome import NOWHERE, told
 from tasks.backups.report import backed_up
 from tasks.backups.source import target
 from tasks.backups.steps import deliver_backup, dump_database, publish_backup
@@ -21,7 +21,7 @@ def run_name() -> str:
     return f"backup {given.get('client') or given.get('database') or 'nothing'}"
 
 
-@flow(name="backup-database", flow_run_name=run_name, persist_result=False)
+@flow(name="backup-database", flow_run_name=run_name, persist_result=False, result_storage=NOWHERE)
 @told
 async def backup_database(client: Client | None = None, database: Block | None = None) -> str:
     """Make a proven backup of one database, put it in the place of the previous one, and mail it if mailing is on.

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.outcome import told
+from flows.outcome import NOWHERE, told
 from tasks.backups.report import verified
 from tasks.backups.source import target
 from tasks.backups.steps import targets_to_verify, verify_targets
@@ -21,7 +21,7 @@ def run_name() -> str:
     return f"verify backup of {given.get('client') or given.get('database') or 'all'}"
 
 
-@flow(name="verify-backup", flow_run_name=run_name, persist_result=False)
+@flow(name="verify-backup", flow_run_name=run_name, persist_result=False, result_storage=NOWHERE)
 @told
 async def verify_backup(client: Client | None = None, database: Block | None = None) -> str:
     """Restore the latest backup into a scratch database on the clients' server, compare it with its manifest, drop it again.

@@ -5,7 +5,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.outcome import told
+from flows.outcome import NOWHERE, told
 from tasks.clients import steps
 from tasks.clients.provisioning import check_input
 from tasks.registry.spec import SpecChanges
@@ -13,7 +13,7 @@ from tasks.registry.spec import SpecChanges
 NO_CHANGES = SpecChanges()
 
 
-@flow(name="provision-client", flow_run_name="provision {client}", persist_result=False)
+@flow(name="provision-client", flow_run_name="provision {client}", persist_result=False, result_storage=NOWHERE)
 @told
 async def provision_client(
     client: Annotated[str, Field(min_length=1, max_length=40)], spec: SpecChanges = NO_CHANGES
@@ -31,7 +31,6 @@ async def provision_client(
         outlook = await steps.look(client, spec)
         if outlook.sentence:
             return outlook.sentence
-        await steps.claim(client)
-        await steps.make_database(client)
+        await steps.claim_and_make_database(client)
         await steps.run_container(client)
         return await steps.await_ready(client)

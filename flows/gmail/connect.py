@@ -5,13 +5,13 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.outcome import told
+from flows.outcome import NOWHERE, told
 from tasks.gmail.sentences import connected
 from tasks.gmail.steps import await_consent, begin_login, redeem, refresh_profile, sweep_login
 from tasks.registry.names import require_email, require_user
 
 
-@flow(name="connect-gmail", flow_run_name="connect Gmail of {user}", persist_result=False)
+@flow(name="connect-gmail", flow_run_name="connect Gmail of {user}", persist_result=False, result_storage=NOWHERE)
 @told
 async def connect_gmail(
     user: Annotated[str, Field(min_length=1, max_length=200)],

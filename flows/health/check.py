@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.outcome import told
+from flows.outcome import NOWHERE, told
 from tasks.health.report import named
 from tasks.health.steps import begin_look, probe_shard, tell_check
 
@@ -19,7 +19,7 @@ def run_name() -> str:
     return f"check {named(flow_run.parameters.get('clients', ()))}"
 
 
-@flow(name="check-zero-health", flow_run_name=run_name, persist_result=False)
+@flow(name="check-zero-health", flow_run_name=run_name, persist_result=False, result_storage=NOWHERE)
 @told
 async def check_zero_health(clients: Clients) -> str:
     """Look at clients now and say of each how it is; fails when one that is meant to run is not healthy.

@@ -6,13 +6,13 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from blocks.installation import installation
-from flows.outcome import told
+from flows.outcome import NOWHERE, told
 from tasks.clock import now, spoken
 from tasks.health.judgement import superseded
 from tasks.health.steps import begin_look, probe_shard, settle_poll
 
 
-@flow(name="poll-fleet-health", flow_run_name="poll the fleet's health", persist_result=False)
+@flow(name="poll-fleet-health", flow_run_name="poll the fleet's health", persist_result=False, result_storage=NOWHERE)
 @told
 async def poll_fleet_health() -> str:
     """Look at every client once: its container, its service and its database.

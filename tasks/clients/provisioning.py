@@ -87,11 +87,13 @@ def look_at_docker(work: Work) -> None:
     containers.refuse_foreign(work.container, work.house.fleet, work.client)
     containers.require_networks(client, spec.networks, work.house.network, work.house.fleet)
     up = work.container is not None and work.container.host_port == work.port and work.container.running
+    if not up:
+        work.published = ports.published(client)
     if work.port and not up:
         owner = ports.reserved(work.registry, work.engine).get(work.port, work.client)
         if owner != work.client:
             raise Conflict(f"port {work.port} belongs to client {owner}", "choose another host_port")
-        ports.refuse_taken(work.port, spec.host_ip, work.engine, ports.published(client), name)
+        ports.refuse_taken(work.port, spec.host_ip, work.engine, work.published, name)
     same_name = work.stored is not None and work.stored.image == spec.image
     pinned = work.stored.image_id if work.stored and same_name else None
     work.image_id = images.resolve(client, spec.image, spec.pull, pinned)
@@ -187,8 +189,7 @@ def _reserve_port(work: Work, avoid: tuple[int, ...] = ()) -> None:
     elif work.port and work.port not in avoid:
         ports.claim(work.registry, work.client, work.engine, work.port, "give a host_port with allow_new_port=true")
     else:
-        held = ports.published(work.engine_client())
-        free = ports.free_on(work.spec.host_ip, work.engine, held)
+        free = ports.free_on(work.spec.host_ip, work.engine, work.published)
         work.port = ports.allocate(work.registry, work.client, work.engine, work.house.ports, free, avoid)
 
 
@@ -266,6 +267,7 @@ def start(work: Work) -> bool:
     except containers.PortTaken:
         if work.spec.host_port or not work.announced_now:
             raise
+        work.published = ports.published(work.engine_client())
         _reserve_port(work, avoid=(work.port or 0,))
         work.environment, work.spec_hash = _made_from(work, work.port or 0)
         work.stored = queries.find_instance(work.registry, work.client)

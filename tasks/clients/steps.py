@@ -5,7 +5,7 @@ results hold no secret.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -25,10 +25,11 @@ from pydantic import SecretStr, ValidationError
 
 from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
 from blocks.docker import BLOCK, TYPE, connect, docker_host, engine_name
-from blocks.documents import as_block, read_documents, save
+from blocks.documents import Registered, as_block, read_documents, registered, save
 from blocks.gmail import GoogleOAuthClient
 from blocks.installation import installation
-from blocks.registry import open_registry
+from blocks.registry import kinds as registry_kinds
+from blocks.registry import registry_in
 from tasks.clients import containers, page, postgres, provisioning, readiness
 from tasks.clients.engine import answers
 from tasks.clients.environment import GoogleClient, TwilioAccount
@@ -48,7 +49,9 @@ AUTUMN = "autumn-key"
 SERVER = "postgres-server"
 _open: dict[str, Work] = {}
 _early: dict[str, dict[str, BlockDocument]] = {}
-"""Documents read while the registry was opened, kept only if nobody worked on the client since."""
+"""Documents read to open the registry, kept only if nobody worked on the client since."""
+_secrets_type: dict[str, Registered | None] = {}
+"""What Prefect calls the type of the client's block, asked for while Docker and PostgreSQL are looked at."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
     """
     settings = installation()
     asked = now()
-    registry, early = await asyncio.gather(open_registry(), _documents(client, ZeroSpec()))
+    early = await _documents(client, ZeroSpec(), registry_kinds())
+    registry = registry_in(early)
     await asyncio.to_thread(require_head, registry)
     run = str(flow_run.id or "none")
     house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
@@ -95,6 +99,7 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
         finally:
             del _open[client]
             _early.pop(client, None)
+            _secrets_type.pop(client, None)
             if work.docker is not None:
                 await asyncio.to_thread(work.docker.close)
             await asyncio.to_thread(stack.close)
@@ -142,6 +147,7 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
             await _together(
                 asyncio.to_thread(_look_at_docker, work, engine),
                 asyncio.to_thread(provisioning.look_at_database, work),
+                _learn_type(work),
             )
             serving = (
                 work.container is not None
@@ -171,8 +177,13 @@ def _look_at_docker(work: Work, block: Any | None) -> None:
     provisioning.look_at_docker(work)
 
 
-async def _documents(client: str, spec: ZeroSpec) -> dict[str, BlockDocument]:
-    """The documents of every block that the client with this ``spec`` needs, in one call."""
+async def _learn_type(work: Work) -> None:
+    if work.given != work.secrets:
+        _secrets_type[work.client] = await registered(ZeroSecrets)
+
+
+async def _documents(client: str, spec: ZeroSpec, others: Mapping[str, str] | None = None) -> dict[str, BlockDocument]:
+    """The documents of every block that the client with this ``spec`` needs, and of ``others``, in one call."""
     kinds: dict[str, type[Block]] = {
         SERVER: PostgresServer,
         ClientNames(client).secrets_block: ZeroSecrets,
@@ -181,7 +192,8 @@ async def _documents(client: str, spec: ZeroSpec) -> dict[str, BlockDocument]:
     }
     if spec.twilio:
         kinds[spec.twilio] = TwilioCredentials
-    return await read_documents({**{name: kind.get_block_type_slug() for name, kind in kinds.items()}, BLOCK: TYPE})
+    own = {name: kind.get_block_type_slug() for name, kind in kinds.items()}
+    return await read_documents({**own, BLOCK: TYPE, **(others or {})})
 
 
 def _idle_since(work: Work, asked: datetime) -> bool:
@@ -251,13 +263,11 @@ def _plain(block: ZeroSecrets | None) -> Secrets:
     )
 
 
-@task(name="claim port and secrets", cache_policy=NO_CACHE, persist_result=False)
-async def claim(client: str) -> str:
-    """Reserve the port, save new secrets before anything uses them, and give out the redirect URI, which is returned."""
-    work = _open[client]
+async def _claim(work: Work) -> None:
+    """Reserve the port, save new secrets before anything uses them, and give out the redirect URI."""
     async with _journaled(work, "claim"):
         await _together(asyncio.to_thread(provisioning.claim, work), _save_secrets(work))
-        return await _announce(work)
+        await _announce(work)
 
 
 async def _save_secrets(work: Work) -> None:
@@ -275,7 +285,7 @@ async def _save_secrets(work: Work) -> None:
         secret_env=SecretDict(own.secret_env),
     )
     try:
-        await save(block, work.names.secrets_block)
+        await save(block, work.names.secrets_block, _secrets_type.get(work.client))
     except PrefectHTTPStatusError as error:  # its text may hold the whole request
         raise Refused(
             f"Prefect's server did not save the block {work.names.secrets_block} (HTTP {error.response.status_code})",
@@ -284,20 +294,20 @@ async def _save_secrets(work: Work) -> None:
     work.given = own
 
 
-async def _announce(work: Work) -> str:
+async def _announce(work: Work) -> None:
     before = work.stored.redirect_uri if work.stored else None
     uri = await asyncio.to_thread(provisioning.announce, work)
     if before != uri:
         get_run_logger().info("%s: register this redirect URI with Google: %s", work.client, uri)
-    return uri
 
 
-@task(name="make the database", cache_policy=NO_CACHE, persist_result=False)
-async def make_database(client: str) -> None:
-    """Make or mend the client's role and database, and see that nobody else gets in. Meanwhile the client's page is written, so
-    that the redirect URI can be read there before the container starts.
+@task(name="claim port and secrets, make the database", cache_policy=NO_CACHE, persist_result=False)
+async def claim_and_make_database(client: str) -> None:
+    """Reserve the port and save new secrets, then make or mend the client's role and database, and see that nobody else gets in.
+    Meanwhile the client's page is written, so that the redirect URI can be read there before the container starts.
     """
     work = _open[client]
+    await _claim(work)
     async with _journaled(work, "database") as entry:
         await _together(_outside(entry, provisioning.make_database, work), _write_page(work))
 

@@ -52,6 +52,8 @@ class Work:
     engine: str = "local"
     image_id: str = ""
     container: containers.Seen | None = None
+    published: dict[int, str] = field(default_factory=dict)
+    """Ports that running containers have, looked up unless the client's own runs where it should."""
     database: postgres.DatabaseState | None = None
     # As decided.
     port: int | None = None
