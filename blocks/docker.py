@@ -1,12 +1,11 @@
 """Opening the Docker engine: the one that the block ``docker-host`` names, else the environment's (DOCKER_HOST, or the socket)."""
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from prefect.client.schemas.objects import BlockDocument
 
-from blocks.documents import as_block, read_documents
+from blocks.documents import as_block
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -16,20 +15,6 @@ TYPE = "docker-host"
 """Slug of the block's type; its class is imported only where such a block is found."""
 TIMEOUT = 30
 """Seconds that one answer of the engine may take, unless the block says otherwise."""
-
-
-async def open_docker() -> "DockerClient":
-    """A client of the Docker engine; it has asked the engine for its version once, so the engine answers.
-
-    Raises:
-        docker.errors.DockerException: the engine does not answer; the caller says what that means.
-    """
-    return await asyncio.to_thread(connect, await find_docker_host())
-
-
-async def find_docker_host() -> Any | None:
-    """The block ``docker-host`` (prefect_docker.DockerHost), or None."""
-    return docker_host((await read_documents({BLOCK: TYPE})).get(BLOCK))
 
 
 def docker_host(document: BlockDocument | None) -> Any | None:

@@ -6,8 +6,9 @@ from prefect import flow
 from pydantic import Field
 
 from flows.outcome import NOWHERE, told
-from tasks.clients import steps
 from tasks.clients.provisioning import check_input
+from tasks.clients.steps.operation import operation
+from tasks.clients.steps.provision import await_ready, claim_and_make_database, look, run_container
 from tasks.registry.spec import SpecChanges
 
 NO_CHANGES = SpecChanges()
@@ -27,10 +28,10 @@ async def provision_client(
         spec: Changes to the client's spec. What is left empty keeps its stored value, or takes the default on a first run.
     """
     check_input(client, spec)
-    async with steps.operation(client, "provision"):
-        outlook = await steps.look(client, spec)
+    async with operation(client, "provision"):
+        outlook = await look(client, spec)
         if outlook.sentence:
             return outlook.sentence
-        await steps.claim_and_make_database(client)
-        await steps.run_container(client)
-        return await steps.await_ready(client)
+        await claim_and_make_database(client)
+        await run_container(client)
+        return await await_ready(client)

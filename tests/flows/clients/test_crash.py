@@ -105,7 +105,7 @@ async def test_several_clients_at_once_get_their_own_everything(
 
 async def test_a_second_run_waits_and_then_says_who_holds_the_client(house, zero_image, slug, monkeypatch):
     from blocks.installation import installation
-    from tasks.clients import steps
+    from tasks.clients.steps import operation as steps
     from tasks.registry.lock import hold
 
     short = steps.hold

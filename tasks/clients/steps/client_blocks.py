@@ -1,0 +1,155 @@
+"""The blocks that an operation on a client needs, read in one call, and the client's own, saved before its secrets are used."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.blocks.core import Block
+from prefect.blocks.fields import SecretDict
+from prefect.blocks.system import Secret
+from prefect.client.schemas.objects import BlockDocument
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import SecretStr, ValidationError
+
+from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
+from blocks.docker import BLOCK, TYPE, docker_host
+from blocks.documents import Registered, as_block, read_documents, registered, save
+from blocks.gmail import GoogleOAuthClient
+from tasks.clients import postgres, provisioning
+from tasks.clients.environment import GoogleClient, TwilioAccount
+from tasks.clients.secrets import Secrets, fill
+from tasks.clients.work import Work
+from tasks.errors import NotConfigured, Refused, needed
+from tasks.registry.names import ClientNames
+from tasks.registry.spec import ZeroSpec
+
+AUTUMN = "autumn-key"
+"""Prefect Secret block: the Autumn key that clients share."""
+SERVER = "postgres-server"
+_early: dict[str, dict[str, BlockDocument]] = {}
+"""Documents read to open the registry, kept only if nobody worked on the client since."""
+_secrets_type: dict[str, Registered | None] = {}
+"""What Prefect calls the type of the client's block, asked for while Docker and PostgreSQL are looked at."""
+
+
+def keep(client: str, early: dict[str, BlockDocument]) -> None:
+    """Let ``read`` take the documents that were read ``early``."""
+    _early[client] = early
+
+
+def forget(client: str) -> None:
+    """Drop what is kept for the operation on ``client``: it ends."""
+    _early.pop(client, None)
+    _secrets_type.pop(client, None)
+
+
+async def documents(client: str, spec: ZeroSpec, others: Mapping[str, str] | None = None) -> dict[str, BlockDocument]:
+    """The documents of every block that the client with this ``spec`` needs, and of ``others``, in one call."""
+    kinds: dict[str, type[Block]] = {
+        SERVER: PostgresServer,
+        ClientNames(client).secrets_block: ZeroSecrets,
+        spec.google_client: GoogleOAuthClient,
+        AUTUMN: Secret,
+    }
+    if spec.twilio:
+        kinds[spec.twilio] = TwilioCredentials
+    own = {name: kind.get_block_type_slug() for name, kind in kinds.items()}
+    return await read_documents({**own, BLOCK: TYPE, **(others or {})})
+
+
+async def read(work: Work) -> Any | None:
+    """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
+    own_name, spec = work.names.secrets_block, work.spec
+    found = _early.pop(work.client, None)
+    if found is None or spec.twilio or spec.google_client != ZeroSpec().google_client:
+        found = await documents(work.client, spec)
+    try:
+        server = as_block(PostgresServer, found.get(SERVER))
+        own = as_block(ZeroSecrets, found.get(own_name))
+        google = as_block(GoogleOAuthClient, found.get(spec.google_client))
+        twilio = as_block(TwilioCredentials, found.get(spec.twilio))
+        autumn = as_block(Secret, found.get(AUTUMN))
+        engine = docker_host(found.get(BLOCK))
+    except ValidationError as error:
+        raise NotConfigured(
+            f"a block of type {error.title} does not fit this version", "open it in the Prefect UI, fill it and save it"
+        ) from None
+    server = needed(server, SERVER)
+    work.given = _plain(own)
+    work.secrets = fill(work.given, _text(autumn) if autumn else "")
+    provisioning.settle_google(
+        work, GoogleClient(google.client_id, google.client_secret.get_secret_value()) if google else None
+    )
+    if spec.twilio:
+        account = needed(twilio, spec.twilio)
+        token = account.auth_token.get_secret_value()
+        work.twilio = TwilioAccount(account.account_sid, token, account.phone_number)
+    work.server = postgres.Server(
+        server.host,
+        server.port,
+        server.username,
+        server.password.get_secret_value(),
+        server.maintenance_database,
+        server.sslmode,
+        server.harden,
+    )
+    work.db_address = (
+        spec.db_host or server.container_host,
+        spec.db_port or server.container_port or server.port,
+    )
+    return engine
+
+
+def _plain(block: ZeroSecrets | None) -> Secrets:
+    if block is None:
+        return Secrets()
+    return Secrets(
+        database_password=block.database_password.get_secret_value(),
+        better_auth_secret=block.better_auth_secret.get_secret_value(),
+        autumn_key=block.autumn_key.get_secret_value(),
+        api_token=block.api_token.get_secret_value(),
+        google_client_id=block.google_client_id,
+        google_client_secret=block.google_client_secret.get_secret_value(),
+        redis_token=block.redis_token.get_secret_value(),
+        secret_env={name: str(value) for name, value in block.secret_env.get_secret_value().items()},
+    )
+
+
+def _text(block: Secret[Any]) -> str:
+    """The secret as it was typed: ``get()`` reads it as JSON, so that digits become a number and 1e5 100000.0."""
+    value = block.value
+    return str(value.get_secret_value())
+
+
+async def learn_type(work: Work) -> None:
+    """Ask what Prefect calls the type of the client's block, where it will be saved."""
+    if work.given != work.secrets:
+        _secrets_type[work.client] = await registered(ZeroSecrets)
+
+
+async def save_secrets(work: Work) -> None:
+    """Save what was generated, before anything uses it.
+
+    Raises:
+        Refused: Prefect's server did not take it.
+    """
+    if work.given == work.secrets:
+        return
+    own = work.secrets
+    block = ZeroSecrets(
+        database_password=SecretStr(own.database_password),
+        better_auth_secret=SecretStr(own.better_auth_secret),
+        autumn_key=SecretStr(own.autumn_key),
+        api_token=SecretStr(own.api_token),
+        google_client_id=own.google_client_id,
+        google_client_secret=SecretStr(own.google_client_secret),
+        redis_token=SecretStr(own.redis_token),
+        secret_env=SecretDict(own.secret_env),
+    )
+    try:
+        await save(block, work.names.secrets_block, _secrets_type.get(work.client))
+    except PrefectHTTPStatusError as error:  # its text may hold the whole request
+        raise Refused(
+            f"Prefect's server did not save the block {work.names.secrets_block} (HTTP {error.response.status_code})",
+            "look at the server's log and run again",
+        ) from None
+    work.given = own
