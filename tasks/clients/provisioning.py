@@ -60,6 +60,18 @@ def settle_spec(work: Work, changes: SpecChanges) -> None:
         ports.refuse_silent_change(had, work.port, published, changes.allow_new_port, work.client)
 
 
+def recall(work: Work) -> None:
+    """Take the spec, port and image of a client that there is, as they are stored.
+
+    Raises:
+        NotFound: no such client was provisioned; the sentence names those that there are.
+    """
+    work.stored = queries.get_instance(work.registry, work.client)
+    work.spec = apply_changes(work.stored.spec, SpecChanges(), work.client)
+    work.port = work.spec.host_port or work.stored.host_port
+    work.image_id = work.stored.image_id or ""
+
+
 def settle_google(work: Work, fleet: GoogleClient | None) -> None:
     """Choose the client's Google client.
 

@@ -100,6 +100,11 @@ class ZeroInstance(SQLModel, table=True):
     image_id: str | None = None
     spec_hash: str | None = None
     redirect_uri: str | None = None
+    pending: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """What an operation that goes through several states has under way (``operation``, ``phase`` and its own facts), so that a
+    run after a kill can finish it or take it back. It holds no secret."""
+    looked: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
+    """What diagnose-client saw last: ``at`` and rows per table, to tell growth."""
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     # Health, kept across restarts: streaks decide when to speak.
     checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
