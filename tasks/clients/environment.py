@@ -12,6 +12,7 @@ from tasks.registry.spec import ZeroSpec, spec_hash
 
 CONTAINER_PORT = 3000
 """Where Zero listens inside its container."""
+GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105
 CALLBACK = "/api/auth/callback/google"
 OURS = frozenset({
     "DATABASE_URL", "PORT", "NODE_ENV", "BETTER_AUTH_SECRET", "BETTER_AUTH_URL", "BETTER_AUTH_TRUSTED_ORIGINS",
@@ -28,6 +29,7 @@ class GoogleClient:
 
     client_id: str
     client_secret: str = field(repr=False)
+    token_uri: str = GOOGLE_TOKEN_URI
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def choose_google(own: Secrets, fleet: GoogleClient | None, block: str, names: C
         NotConfigured: neither is complete; without it every page of Zero answers 500.
     """
     if own.google_client_id and own.google_client_secret:
-        return GoogleClient(own.google_client_id, own.google_client_secret)
+        where = fleet.token_uri if fleet else GOOGLE_TOKEN_URI
+        return GoogleClient(own.google_client_id, own.google_client_secret, where)
     if own.google_client_id or own.google_client_secret:
         raise NotConfigured(
             f"the block {names.secrets_block} has only one of Google client ID and secret", "fill both, or neither"

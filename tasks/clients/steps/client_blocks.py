@@ -1,6 +1,7 @@
 """The blocks that an operation on a client needs, read in one call, and the client's own, saved before its secrets are used."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -58,31 +59,45 @@ async def documents(client: str, spec: ZeroSpec, others: Mapping[str, str] | Non
 
 async def read(work: Work) -> Any | None:
     """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
-    own_name, spec = work.names.secrets_block, work.spec
+    spec = work.spec
     found = _early.pop(work.client, None)
     if found is None or spec.twilio or spec.google_client != ZeroSpec().google_client:
         found = await documents(work.client, spec)
-    try:
-        server = as_block(PostgresServer, found.get(SERVER))
-        own = as_block(ZeroSecrets, found.get(own_name))
-        google = as_block(GoogleOAuthClient, found.get(spec.google_client))
-        twilio = as_block(TwilioCredentials, found.get(spec.twilio))
+    engine = take_engine(found)
+    take_secrets(work, found)
+    take_server(work, found)
+    take_google(work, found)
+    take_twilio(work, found)
+    return engine
+
+
+def take_engine(found: Mapping[str, BlockDocument]) -> Any | None:
+    """The Docker host's block among the documents ``found``; None: the environment's engine.
+
+    Raises:
+        NotConfigured: it does not fit this version. As for all of these.
+    """
+    with _fitting():
+        return docker_host(found.get(BLOCK))
+
+
+def take_secrets(work: Work, found: Mapping[str, BlockDocument]) -> None:
+    """Take the client's own secrets, as they are saved and with what is empty filled."""
+    with _fitting():
+        own = as_block(ZeroSecrets, found.get(work.names.secrets_block))
         autumn = as_block(Secret, found.get(AUTUMN))
-        engine = docker_host(found.get(BLOCK))
-    except ValidationError as error:
-        raise NotConfigured(
-            f"a block of type {error.title} does not fit this version", "open it in the Prefect UI, fill it and save it"
-        ) from None
-    server = needed(server, SERVER)
     work.given = _plain(own)
     work.secrets = fill(work.given, _text(autumn) if autumn else "")
-    provisioning.settle_google(
-        work, GoogleClient(google.client_id, google.client_secret.get_secret_value()) if google else None
-    )
-    if spec.twilio:
-        account = needed(twilio, spec.twilio)
-        token = account.auth_token.get_secret_value()
-        work.twilio = TwilioAccount(account.account_sid, token, account.phone_number)
+
+
+def take_server(work: Work, found: Mapping[str, BlockDocument]) -> None:
+    """Take the PostgreSQL server, and where the container finds it.
+
+    Raises:
+        NotConfigured: there is no such block.
+    """
+    with _fitting():
+        server = needed(as_block(PostgresServer, found.get(SERVER)), SERVER)
     work.server = postgres.Server(
         server.host,
         server.port,
@@ -93,10 +108,47 @@ async def read(work: Work) -> Any | None:
         server.harden,
     )
     work.db_address = (
-        spec.db_host or server.container_host,
-        spec.db_port or server.container_port or server.port,
+        work.spec.db_host or server.container_host,
+        work.spec.db_port or server.container_port or server.port,
     )
-    return engine
+
+
+def take_google(work: Work, found: Mapping[str, BlockDocument]) -> None:
+    """Take the client's Google client, its own or the fleet's; its secrets were taken before.
+
+    Raises:
+        NotConfigured: there is none.
+    """
+    with _fitting():
+        fleet = as_block(GoogleOAuthClient, found.get(work.spec.google_client))
+    provisioning.settle_google(
+        work,
+        GoogleClient(fleet.client_id, fleet.client_secret.get_secret_value(), fleet.token_uri) if fleet else None,
+    )
+
+
+def take_twilio(work: Work, found: Mapping[str, BlockDocument]) -> None:
+    """Take the Twilio account where the spec names one.
+
+    Raises:
+        NotConfigured: there is no such block.
+    """
+    if not work.spec.twilio:
+        return
+    with _fitting():
+        account = needed(as_block(TwilioCredentials, found.get(work.spec.twilio)), work.spec.twilio)
+    token = account.auth_token.get_secret_value()
+    work.twilio = TwilioAccount(account.account_sid, token, account.phone_number)
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:  # its text may hold values
+        raise NotConfigured(
+            f"a block of type {error.title} does not fit this version", "open it in the Prefect UI, fill it and save it"
+        ) from None
 
 
 def _plain(block: ZeroSecrets | None) -> Secrets:

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from blocks.installation import installation
 from blocks.registry import kinds as registry_kinds
-from blocks.registry import registry_in
+from blocks.registry import open_registry, registry_in
 from tasks.clients import provisioning
 from tasks.clients.ports import parse_range
 from tasks.clients.steps import client_blocks
@@ -69,6 +69,25 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
             if work.docker is not None:
                 await asyncio.to_thread(work.docker.close)
             await asyncio.to_thread(stack.close)
+
+
+@asynccontextmanager
+async def glance(client: str, name: str) -> AsyncIterator[Work]:
+    """A ``Work`` to look at ``client`` with, for what changes nothing: no lock, no journal. Hand it down inside one step.
+
+    Raises:
+        NotConfigured: the registry is of another revision.
+    """
+    settings = installation()
+    registry = await open_registry()
+    await asyncio.to_thread(require_head, registry)
+    house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
+    work = Work(client, str(flow_run.id or "none"), name, house, registry)
+    try:
+        yield work
+    finally:
+        if work.docker is not None:
+            await asyncio.to_thread(work.docker.close)
 
 
 @asynccontextmanager
