@@ -36,7 +36,7 @@ def check_input(client: str, changes: SpecChanges) -> None:
     require_slug(client)
     spec = apply_changes({}, changes, client)
     refuse_clashes(spec.extra_env, "extra_env")
-    for name in (spec.google_client, spec.twilio):
+    for name in (spec.google_client, spec.twilio, spec.docker_host, spec.registry_credentials):
         if name:
             require_block_name(name)
 
@@ -129,7 +129,7 @@ def decide(work: Work, serves: bool) -> None:
     if work.database is None:
         raise RuntimeError("the database was not looked at")
     if work.port:
-        work.environment, work.spec_hash = _made_from(work, work.port)
+        settle_container(work)
     work.steps = steps_needed(work.database, work.container, serves, _wanted(work))
     made_before = work.container is not None or bool(work.stored and work.stored.container_id)
     work.database_lost = made_before and not work.database.database
@@ -139,14 +139,16 @@ def _wanted(work: Work) -> Wanted:
     return Wanted(work.spec.enabled, work.spec_hash, work.image_id)
 
 
-def _made_from(work: Work, port: int) -> tuple[dict[str, str], str]:
+def settle_container(work: Work) -> None:
+    """What the container is to be made from, and its hash; needs spec, port, secrets and Google client."""
     if work.google is None:
         raise RuntimeError("the Google client was not chosen")
-    host, db_port = work.db_address
-    environment = build(work.spec, work.names, port, work.secrets, work.google, work.twilio, host, db_port)
+    port, (host, db_port) = work.port or 0, work.db_address
+    work.environment = build(
+        work.spec, work.names, port, work.secrets, work.google, work.twilio, host, db_port, work.clean
+    )
     key = work.secrets.better_auth_secret
-    hashed = container_hash(work.spec, environment, port, work.house.network, key, containers.LAYOUT)
-    return environment, hashed
+    work.spec_hash = container_hash(work.spec, work.environment, port, work.house.network, key, containers.LAYOUT)
 
 
 def nothing_to_do(work: Work) -> str:
@@ -185,7 +187,7 @@ def claim(work: Work) -> None:
             queries.forget_client(work.registry, work.client)
         raise
     work.claimed = True
-    work.environment, work.spec_hash = _made_from(work, work.port or 0)
+    settle_container(work)
     queries.update_instance(
         work.registry,
         work.client,
@@ -250,6 +252,7 @@ def make_container(work: Work) -> None:
                 host_port=work.port or 0,
                 network=work.house.network,
                 environment=work.environment,
+                once=work.clean,
             ),
         )
     queries.update_instance(
@@ -281,7 +284,7 @@ def start(work: Work) -> bool:
             raise
         work.published = ports.published(work.engine_client())
         _reserve_port(work, avoid=(work.port or 0,))
-        work.environment, work.spec_hash = _made_from(work, work.port or 0)
+        settle_container(work)
         work.stored = queries.find_instance(work.registry, work.client)
         queries.update_instance(work.registry, work.client, redirect_uri=None)
         if work.stored is not None:

@@ -15,6 +15,8 @@ LABEL_FLEET = "zero-fleet.fleet"
 LABEL_CLIENT = "zero-fleet.client"
 LABEL_SPEC = "zero-fleet.spec"
 LABEL_VERSION = "zero-fleet.version"
+LABEL_ONCE = "zero-fleet.once"
+"""On a container that is made for one start only."""
 
 
 def require_slug(value: str) -> str:

@@ -7,21 +7,14 @@ import hashlib
 import json
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.errors import InvalidInput
-from tasks.registry.names import ClientNames
+from tasks.registry.readable import into_secret_env, refuse_secrets, refuse_userinfo
+from tasks.registry.source import BRANCH, IMAGE_NAME, REPO_URL, Source, check_source
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_NAME = re.compile(r".*(SECRET|TOKEN|PASSWORD|KEY)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(
-    r"(?<![A-Za-z0-9])(sk-live-|sk_live_|ghp_|github_pat_|xoxb-|AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{16}|GOCSPX-|-----BEGIN)"
-)
-"""How keys of Stripe and its like, GitHub, Slack, AWS and Google begin, and anything in PEM."""
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _HOSTNAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
@@ -51,7 +44,54 @@ Enabled = Annotated[bool, Field(description="false: provisioned but not started;
 Image = Annotated[str, Field(min_length=1, max_length=300, description="Image and tag to run.")]
 Pull = Annotated[
     Literal["auto", "always", "never"],
-    Field(description="When to pull: auto takes a local image first when the name has no registry in it."),
+    Field(
+        description=(
+            "When to pull: auto takes a local image first when the name has no registry in it, and builds the image from "
+            "repo_url when it is found nowhere; always pulls; never neither pulls nor builds."
+        )
+    ),
+]
+RegistryCredentials = Annotated[
+    str,
+    Field(max_length=100, description="DockerRegistryCredentials block to pull the image with. Empty: none."),
+]
+RepoUrl = Annotated[
+    str,
+    Field(
+        max_length=300,
+        description="Repository (http or https) that the image is built from when it is found nowhere. Empty: never built.",
+    ),
+]
+RepoBranch = Annotated[
+    str, Field(min_length=1, max_length=200, description="Branch, tag or commit of the repository to build.")
+]
+BuildArgs = Annotated[
+    dict[str, Annotated[str, Field(max_length=2000)]],
+    Field(
+        max_length=100,
+        description=(
+            "Build arguments; an image shows them, so no secrets. NEXT_PUBLIC_APP_URL and NEXT_PUBLIC_BACKEND_URL are the "
+            "client's public URL unless given; an image built with them serves that one client, so give it a name of its own."
+        ),
+    ),
+]
+Dockerfile = Annotated[
+    str,
+    Field(
+        max_length=300,
+        description="Path of the Dockerfile in the repository. Empty: the root's, or docker/app/Dockerfile.",
+    ),
+]
+Context = Annotated[str, Field(max_length=300, description="Folder of the repository to build in. Empty: its root.")]
+DockerHostBlock = Annotated[
+    str,
+    Field(
+        max_length=100,
+        description=(
+            "DockerHost block of the engine to run on; a client that has a container stays where it is. Empty: the block "
+            "docker-host where there is one, else the worker's own engine."
+        ),
+    ),
 ]
 HostName = Annotated[str, Field(max_length=253, description="Part of the public URL https://subdomain.domain.")]
 HostPort = Annotated[
@@ -114,6 +154,13 @@ class ZeroSpec(BaseModel):
     enabled: Enabled = True
     image: Image = "ghcr.io/mail-0/zero:staging"
     pull: Pull = "auto"
+    registry_credentials: RegistryCredentials = ""
+    repo_url: RepoUrl = REPO_URL
+    repo_branch: RepoBranch = BRANCH
+    build_args: BuildArgs = {}
+    dockerfile: Dockerfile = ""
+    context: Context = ""
+    docker_host: DockerHostBlock = ""
     subdomain: HostName = ""
     domain: HostName = ""
     host_port: HostPort | None = None
@@ -149,6 +196,11 @@ class ZeroSpec(BaseModel):
             return "https://" + ".".join(part for part in (self.subdomain, self.domain) if part)
         return f"http://localhost:{host_port}"
 
+    @property
+    def source(self) -> Source:
+        """What its image is built from when it is found nowhere."""
+        return Source(self.repo_url, self.repo_branch, self.build_args, self.dockerfile, self.context)
+
 
 def _lift(schema: dict[str, Any]) -> None:
     """Descriptions up to where Prefect's form looks for them: pydantic leaves them inside ``anyOf``."""
@@ -166,6 +218,13 @@ class SpecChanges(BaseModel):
     enabled: Enabled | None = None
     image: Image | None = None
     pull: Pull | None = None
+    registry_credentials: RegistryCredentials | None = None
+    repo_url: RepoUrl | None = None
+    repo_branch: RepoBranch | None = None
+    build_args: BuildArgs | None = None
+    dockerfile: Dockerfile | None = None
+    context: Context | None = None
+    docker_host: DockerHostBlock | None = None
     subdomain: HostName | None = None
     domain: HostName | None = None
     host_port: HostPort | None = None
@@ -186,7 +245,7 @@ class SpecChanges(BaseModel):
     restart: Restart | None = None
     extra_env: ExtraEnv | None = None
     reset: list[Annotated[str, Field(max_length=40)]] = Field(
-        default=[], max_length=30, description="Fields to put back to their defaults."
+        default=[], max_length=40, description="Fields to put back to their defaults."
     )
     allow_new_port: bool = Field(
         default=False, description="A changed host_port needs true once an OAuth redirect was published."
@@ -233,8 +292,9 @@ def check(spec: ZeroSpec, client: str = "") -> None:
     Raises:
         InvalidInput: with the field and its value, unless that may be secret.
     """
-    if not _IMAGE.fullmatch(spec.image):
+    if not IMAGE_NAME.fullmatch(spec.image):
         raise InvalidInput(f"image {spec.image[:80]!r} is no image name", "write it like ghcr.io/mail-0/zero:staging")
+    check_source(spec.source)
     for name in ("subdomain", "domain", "db_host"):
         value = getattr(spec, name)
         if value and not _HOSTNAME.fullmatch(value):
@@ -251,47 +311,13 @@ def check(spec: ZeroSpec, client: str = "") -> None:
         if not re.fullmatch(r"/[\x21-\x7e]*", probe.path):
             raise InvalidInput(f"probe path {probe.path[:80]!r} is no path", "start it with a slash, like /health")
     if spec.redis_url:
-        refuse_userinfo("redis_url", spec.redis_url, client)
+        refuse_userinfo("redis_url", spec.redis_url, into_secret_env(client))
         if not spec.redis_url.startswith(("http://", "https://")):
             raise InvalidInput(
                 "redis_url is no http(s) address",
                 "give the Upstash-style REST endpoint; Zero does not speak redis://",
             )
-    for name, value in spec.extra_env.items():
-        if not _ENV_NAME.fullmatch(name):
-            raise InvalidInput(
-                f"extra_env has {name[:60]!r}, which is no name of a variable", "use letters, digits and _"
-            )
-        named = _SECRET_NAME.fullmatch(name) and not name.startswith("NEXT_PUBLIC_")
-        if named or _SECRET_VALUE.search(value):
-            what = "which looks" if named else "whose value looks"
-            raise InvalidInput(
-                f"extra_env has {name}, {what} like a secret, and a spec is readable by everybody who reads runs",
-                _secret_cure(client),
-            )
-        refuse_userinfo(f"extra_env {name}", value, client)
-
-
-def _secret_cure(client: str) -> str:
-    block = f"block {ClientNames(client).secrets_block}" if client else "client's block (zero- and its slug)"
-    return f"put it into secret_env of the {block}, delete this run and rotate the value"
-
-
-def refuse_userinfo(field: str, url: str, client: str = "") -> None:
-    """Refuse a URL that carries a user or a password.
-
-    Raises:
-        InvalidInput: without the value.
-    """
-    try:
-        found = "://" in url and "@" in urlsplit(url).netloc
-    except ValueError:
-        found = "@" in url
-    if found:
-        raise InvalidInput(
-            f"{field} is a URL with a user or password in it, and a spec is readable by everybody who reads runs",
-            _secret_cure(client),
-        )
+    refuse_secrets("extra_env", spec.extra_env, into_secret_env(client))
 
 
 def difference(stored: dict[str, Any], wanted: ZeroSpec) -> list[str]:
