@@ -98,6 +98,14 @@ class ZeroSecrets(Block):
         title="Secret environment",
         description="Further environment of the container that is secret, as a JSON object.",
     )
+    pending: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        title="Next values",
+        description=(
+            "Values that rotate-client-secrets is to bring in, by field (database_password, better_auth_secret, autumn_key, "
+            "api_token), as a JSON object. Empty: generated; emptied again when the rotation has ended."
+        ),
+    )
 
 
 class TwilioCredentials(Block):

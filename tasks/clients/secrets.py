@@ -22,6 +22,8 @@ class Secrets:
     google_client_secret: str = field(default="", repr=False)
     redis_token: str = field(default="", repr=False)
     secret_env: dict[str, str] = field(default_factory=dict, repr=False)
+    pending: dict[str, str] = field(default_factory=dict, repr=False)
+    """New values by field, of a rotation that is to come or under way."""
 
     def values(self) -> list[str]:
         """Every secret value, for redaction."""
@@ -33,6 +35,7 @@ class Secrets:
             self.google_client_secret,
             self.redis_token,
             *self.secret_env.values(),
+            *self.pending.values(),
         ]
 
 

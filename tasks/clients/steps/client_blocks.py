@@ -163,6 +163,7 @@ def _plain(block: ZeroSecrets | None) -> Secrets:
         google_client_secret=block.google_client_secret.get_secret_value(),
         redis_token=block.redis_token.get_secret_value(),
         secret_env={name: str(value) for name, value in block.secret_env.get_secret_value().items()},
+        pending={name: str(value) for name, value in block.pending.get_secret_value().items()},
     )
 
 
@@ -196,6 +197,7 @@ async def save_secrets(work: Work) -> None:
         google_client_secret=SecretStr(own.google_client_secret),
         redis_token=SecretStr(own.redis_token),
         secret_env=SecretDict(own.secret_env),
+        pending=SecretDict(own.pending),
     )
     try:
         await save(block, work.names.secrets_block, _secrets_type.get(work.client))
