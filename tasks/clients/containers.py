@@ -8,7 +8,7 @@ from tasks.clients.engine import answers, explain, port_taken, said
 from tasks.clients.environment import CONTAINER_PORT
 from tasks.clients.secrets import redact
 from tasks.errors import Conflict, NotFound, Unreachable
-from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET, LABEL_SPEC, LABEL_VERSION
+from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET, LABEL_ONCE, LABEL_SPEC, LABEL_VERSION
 from tasks.registry.spec import ZeroSpec
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Wanted:
     host_port: int
     network: str
     environment: dict[str, str] = field(repr=False)
+    once: bool = False
+    """For one start only: labelled so, and never started again by Docker itself."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Seen:
     host_port: int | None
     fleet: str
     client: str
+    once: bool = False
+    """Made for one start only, of a clean restart."""
 
     @property
     def running(self) -> bool:
@@ -92,6 +96,7 @@ def read(found: dict[str, Any]) -> Seen:
         host_port=int(port) if port else None,
         fleet=labels.get(LABEL_FLEET, ""),
         client=labels.get(LABEL_CLIENT, ""),
+        once=LABEL_ONCE in labels,
     )
 
 
@@ -208,8 +213,8 @@ def _again(client: "DockerClient", wanted: Wanted) -> Seen | None:
 def _create(client: "DockerClient", wanted: Wanted, image: str) -> None:
     spec = wanted.spec
     limits: dict[str, Any] = {"nano_cpus": int(spec.cpus * 1e9)} if spec.cpus else {}
-    policy: dict[str, Any] = {"Name": spec.restart}
-    if spec.restart == "on-failure":
+    policy: dict[str, Any] = {"Name": "no" if wanted.once else spec.restart}
+    if policy["Name"] == "on-failure":
         policy["MaximumRetryCount"] = 10
     host = client.api.create_host_config(
         # The image's first process is a shell that ignores SIGTERM; with an init of its own it ends in 0.3 s, not 10.
@@ -234,6 +239,7 @@ def _create(client: "DockerClient", wanted: Wanted, image: str) -> None:
             LABEL_CLIENT: wanted.client,
             LABEL_SPEC: wanted.spec_hash,
             LABEL_VERSION: LAYOUT,
+            **({LABEL_ONCE: "clean"} if wanted.once else {}),
         },
         host_config=host,
     )

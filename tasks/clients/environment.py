@@ -110,8 +110,12 @@ def build(
     twilio: TwilioAccount | None,
     db_host: str,
     db_port: int,
+    drop_agent_tables: bool = False,
 ) -> dict[str, str]:
     """Every variable of the container.
+
+    Args:
+        drop_agent_tables: for the one start of a clean restart.
 
     Raises:
         InvalidInput: extra_env or secret_env clash with what is set here.
@@ -146,6 +150,8 @@ def build(
             "TWILIO_AUTH_TOKEN": twilio.auth_token,
             "TWILIO_PHONE_NUMBER": twilio.phone_number,
         }
+    if drop_agent_tables:
+        environment["DROP_AGENT_TABLES"] = "true"
     return environment
 
 

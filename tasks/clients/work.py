@@ -60,6 +60,8 @@ class Work:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     spec_hash: str = ""
     steps: list[Step] = field(default_factory=list)
+    clean: bool = False
+    """The container is to be made for one start that drops Zero's agent tables."""
     claimed: bool = False
     announced_now: bool = False
     uri_changed: bool = False
@@ -90,7 +92,7 @@ class Work:
     @property
     def secret_values(self) -> list[str]:
         """What no log, page or sentence may show."""
-        found = [*self.secrets.values()]
+        found = [*self.secrets.values(), *self.given.values()]
         found += [self.google.client_secret] if self.google else []
         found += [self.twilio.auth_token] if self.twilio else []
         return found + ([self.server.password] if self.server else [])

@@ -6,7 +6,8 @@ with 1 and Zero's own message when DATABASE_URL is missing or wrong, without try
 ``GET /api/auth/ok`` without asking the database; answers 500 on the pages of its login, while it runs, when
 GOOGLE_CLIENT_ID or GOOGLE_CLIENT_SECRET is missing; has the OAuth callback at ``/api/auth/callback/google``; and the documented
 e-mail API (``POST /api/emails/send``, ``GET /api/emails``) behind the bearer token in ZERO_API_TOKEN. Mails are kept in its
-database (table ``standin_email``) and go nowhere.
+database (table ``standin_email``) and go nowhere. With DROP_AGENT_TABLES=true a start drops ``mail0_summary`` and makes it anew
+(which tables the real one drops is the image's own affair).
 
 For tests, ``STANDIN_FAULT`` makes it misbehave: ``crash`` (exit 1 soon after its migrations, before it listens), ``fall`` (exit
 1 a second after it listens), ``broken`` (500 on every path), ``deaf`` (runs, never listens), ``silent`` (listens, never answers), ``greedy`` (eats memory until it is killed), ``slow``
@@ -57,6 +58,10 @@ def migrate() -> None:
             )
             for table, columns in TABLES.items():
                 connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+            if os.environ.get("DROP_AGENT_TABLES") == "true":
+                print("DROP_AGENT_TABLES is set: mail0_summary is dropped and made anew", flush=True)
+                connection.execute("DROP TABLE IF EXISTS mail0_summary")
+                connection.execute(f"CREATE TABLE mail0_summary ({TABLES['mail0_summary']})")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS standin_email "
                 "(id serial PRIMARY KEY, recipient text, subject text, body text, sent_at timestamptz DEFAULT now())"
