@@ -13,6 +13,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import errors, sql
 
+from tasks.clients import table_rights
 from tasks.errors import Conflict, FleetError, Refused, Unreachable
 from tasks.registry.lock import advisory_key
 from tasks.sqlstate import explain
@@ -73,9 +74,9 @@ def look(server: Server, name: str, password: str, owner: str) -> DatabaseState:
         Conflict: the name belongs to somebody else.
     """
     with maintenance(server) as connection:
-        _require_rights(server, connection)
-        role, database = _facts(connection, name)
-        _refuse_foreign(server, name, owner, role, database)
+        require_rights(server, connection)
+        role, database = facts(connection, name)
+        refuse_foreign(server, name, owner, role, database)
         faults = _faults(connection, name, role, database)
         opened = tuple(row[0] for row in connection.execute(_OPEN_TO_ALL))
     if not faults and not password:
@@ -100,18 +101,18 @@ def ensure(server: Server, name: str, password: str, owner: str) -> DatabaseStat
         Refused: isolation could not be seen to hold; nothing lets the client in then.
     """
     with maintenance(server) as connection:
-        _require_rights(server, connection)
-        with _alone(connection, name):
-            role, database = _facts(connection, name)
-            _refuse_foreign(server, name, owner, role, database)
+        require_rights(server, connection)
+        with alone(connection, name):
+            role, database = facts(connection, name)
+            refuse_foreign(server, name, owner, role, database)
             _ensure_role(connection, name, password, owner)
             _ensure_database(connection, name, owner)
             _grant(connection, name)
             _open_public_schema_to(server, name)
-            role, database = _facts(connection, name)
+            role, database = facts(connection, name)
             faults = _faults(connection, name, role, database)
             if faults:
-                connection.execute(_statement("ALTER DATABASE {name} CONNECTION LIMIT 0", name))
+                connection.execute(statement("ALTER DATABASE {name} CONNECTION LIMIT 0", name))
                 raise Refused(
                     f"database {name} at {server.name} is not isolated ({'; '.join(faults)}), so it was closed again",
                     "take the rights named from PUBLIC or the role, and run again",
@@ -119,6 +120,8 @@ def ensure(server: Server, name: str, password: str, owner: str) -> DatabaseStat
         if server.harden:
             _harden(connection)
         opened = tuple(row[0] for row in connection.execute(_OPEN_TO_ALL))
+    with connected(server, name, password, name) as own:
+        table_rights.give_back(own)
     check_client(server, name, password)
     return DatabaseState(True, True, (), opened)
 
@@ -128,14 +131,15 @@ def check_client(server: Server, name: str, password: str) -> None:
 
     Raises:
         Unreachable, Refused: it cannot connect.
-        Refused: it lacks CREATE on the database or on schema public.
+        Refused: it lacks CREATE on the database or on schema public, or rights on Zero's tables.
     """
     with connected(server, name, password, name) as connection:
         row = connection.execute(
             "SELECT has_database_privilege(current_database(), 'CREATE'), has_schema_privilege('public', 'CREATE')"
         ).fetchone()
-    if row != (True, True):
-        raise Refused(f"role {name} may not create tables in its database", ownership_cure(name))
+        if row != (True, True):
+            raise Refused(f"role {name} may not create tables in its database", ownership_cure(name))
+        table_rights.require(connection, name, ownership_cure(name))
 
 
 def ownership_cure(role: str) -> str:
@@ -193,12 +197,18 @@ def maintenance(server: Server) -> Iterator["psycopg.Connection[tuple[Any, ...]]
         yield connection
 
 
-def _statement(text: LiteralString, name: str, **values: Any) -> sql.Composed:
+def statement(text: LiteralString, name: str, **values: Any) -> sql.Composed:
+    """``text`` with ``{name}`` as an identifier and ``values`` as literals."""
     literals = {key: sql.Literal(value) for key, value in values.items()}
     return sql.SQL(text).format(name=sql.Identifier(name), **literals)
 
 
-def _require_rights(server: Server, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+def require_rights(server: Server, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+    """Refuse a provisioner that cannot provision.
+
+    Raises:
+        Refused: with the statement that gives it the rights.
+    """
     row = connection.execute(
         "SELECT rolsuper OR (rolcreaterole AND rolcreatedb) FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
@@ -210,7 +220,8 @@ def _require_rights(server: Server, connection: "psycopg.Connection[tuple[Any, .
 
 
 @contextmanager
-def _alone(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> Iterator[None]:
+def alone(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> Iterator[None]:
+    """Hold the server's advisory lock of ``name``; it falls with the connection."""
     key = advisory_key(f"database {name}")
     connection.execute("SELECT pg_advisory_lock(%s)", (key,))
     try:
@@ -240,7 +251,9 @@ _OPEN_TO_ALL = """
 
 
 @dataclass(frozen=True)
-class _Role:
+class Role:
+    """A role as the catalogue shows it."""
+
     login: bool
     powerful: bool
     member: bool
@@ -248,7 +261,9 @@ class _Role:
 
 
 @dataclass(frozen=True)
-class _Database:
+class Database:
+    """A database as the catalogue shows it."""
+
     mine: bool
     limit: int
     public: bool
@@ -256,14 +271,19 @@ class _Database:
     owner: str
 
 
-def _facts(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> tuple[_Role | None, _Database | None]:
+def facts(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> tuple[Role | None, Database | None]:
+    """Role and database ``name`` as the catalogue shows them."""
     role = connection.execute(_ROLE, (name,)).fetchone()
     database = connection.execute(_DATABASE, (name,)).fetchone()
-    return (_Role(*role) if role else None), (_Database(*database) if database else None)
+    return (Role(*role) if role else None), (Database(*database) if database else None)
 
 
-def _refuse_foreign(server: Server, name: str, owner: str, role: _Role | None, database: _Database | None) -> None:
-    """A name that somebody else manages, or that the provisioner does not own, is left alone."""
+def refuse_foreign(server: Server, name: str, owner: str, role: Role | None, database: Database | None) -> None:
+    """A name that somebody else manages, or that the provisioner does not own, is left alone.
+
+    Raises:
+        Conflict: saying whose it is.
+    """
     for kind, found in (("role", role), ("database", database)):
         if found is not None and found.comment and found.comment != owner:
             raise Conflict(
@@ -273,12 +293,12 @@ def _refuse_foreign(server: Server, name: str, owner: str, role: _Role | None, d
     if database is not None and not database.mine:
         raise Conflict(
             f"database {name} at {server.name} belongs to role {database.owner}, not to {server.username}",
-            "give the client another slug, or hand the database over (ALTER DATABASE … OWNER TO …)",
+            f"give the client another slug, or hand the database over (ALTER DATABASE {name} OWNER TO {server.username})",
         )
 
 
 def _faults(
-    connection: "psycopg.Connection[tuple[Any, ...]]", name: str, role: _Role | None, database: _Database | None
+    connection: "psycopg.Connection[tuple[Any, ...]]", name: str, role: Role | None, database: Database | None
 ) -> list[str]:
     faults = []
     if role is None:
@@ -303,11 +323,11 @@ def _faults(
 
 def _ensure_role(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, password: str, owner: str) -> None:
     with suppress(errors.DuplicateObject, errors.UniqueViolation):  # two at once give the second
-        connection.execute(_statement("CREATE ROLE {name} NOLOGIN", name))
+        connection.execute(statement("CREATE ROLE {name} NOLOGIN", name))
     verifier = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
-    connection.execute(_statement("COMMENT ON ROLE {name} IS {owner}", name, owner=owner))
+    connection.execute(statement("COMMENT ON ROLE {name} IS {owner}", name, owner=owner))
     connection.execute(
-        _statement(
+        statement(
             "ALTER ROLE {name} LOGIN NOCREATEDB NOCREATEROLE CONNECTION LIMIT {limit} PASSWORD {verifier}",
             name,
             limit=CONNECTIONS,
@@ -325,29 +345,29 @@ def _ensure_role(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, p
 def _ensure_database(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, owner: str) -> None:
     with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
         connection.execute(
-            _statement("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' CONNECTION LIMIT 0", name)
+            statement("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' CONNECTION LIMIT 0", name)
         )
-    connection.execute(_statement("COMMENT ON DATABASE {name} IS {owner}", name, owner=owner))
+    connection.execute(statement("COMMENT ON DATABASE {name} IS {owner}", name, owner=owner))
 
 
 def _grant(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
-    connection.execute(_statement("REVOKE ALL ON DATABASE {name} FROM PUBLIC", name))
-    connection.execute(_statement("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {name} TO {name}", name))
+    connection.execute(statement("REVOKE ALL ON DATABASE {name} FROM PUBLIC", name))
+    connection.execute(statement("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {name} TO {name}", name))
     # Only now, when nobody but the role and its owner gets in; some more than the role's, for dumps and for us.
-    connection.execute(_statement("ALTER DATABASE {name} CONNECTION LIMIT {limit}", name, limit=CONNECTIONS + 10))
+    connection.execute(statement("ALTER DATABASE {name} CONNECTION LIMIT {limit}", name, limit=CONNECTIONS + 10))
 
 
 def _open_public_schema_to(server: Server, name: str) -> None:
     with connected(server, server.username, server.password, name) as inside:
         inside.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        inside.execute(_statement("GRANT USAGE, CREATE ON SCHEMA public TO {name}", name))
+        inside.execute(statement("GRANT USAGE, CREATE ON SCHEMA public TO {name}", name))
 
 
 def _harden(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
     """Close postgres and template1 to PUBLIC on a server that is ours alone; alone, because two would collide."""
-    with _alone(connection, "of the whole server"):
+    with alone(connection, "of the whole server"):
         opened = {row[0] for row in connection.execute(_OPEN_TO_ALL)}
         for name in sorted({"postgres", "template1"} & opened):
             # The provisioner itself must still get in.
-            connection.execute(_statement("GRANT CONNECT ON DATABASE {name} TO CURRENT_USER", name))
-            connection.execute(_statement("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC", name))
+            connection.execute(statement("GRANT CONNECT ON DATABASE {name} TO CURRENT_USER", name))
+            connection.execute(statement("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC", name))
