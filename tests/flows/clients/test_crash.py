@@ -19,8 +19,8 @@ from tasks.registry.spec import SpecChanges
 
 POINTS = [
     "ports.reserve",
-    "-steps.save",
-    "steps.save",
+    "-steps.client_blocks.save",
+    "steps.client_blocks.save",
     "-postgres._grant",
     "containers._create",
     "-containers.start",
