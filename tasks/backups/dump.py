@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from tasks import children
 from tasks.backups import manifest as manifests
 from tasks.backups import programs, survey
 from tasks.backups.archive import CHUNK, Archive, disk_error, is_complete, prove, publish, temporary
@@ -136,12 +137,12 @@ def _stream(
         with programs.pgpass(job.database.password) as passfile:
             options = "-c client_connection_check_interval=2s" if seen.version >= 14 else ""
             env = programs.environment(job.database, passfile, options)
-            child = programs.start(_arguments(fit, row[0], job), env, stdout=subprocess.PIPE)
+            child = children.start(_arguments(fit, row[0], job), env, stdout=subprocess.PIPE)
             try:
                 counting = survey.Counting(connection, seen.tables, job.database)
                 _pump(child, archive, job, deadline)
             finally:
-                programs.stop(child)
+                children.stop(child)
         file_bytes, digest = archive.close()
         rows = counting.result(deadline)
     except OSError as error:  # ours wins over what pg_dump says of a reader that went away

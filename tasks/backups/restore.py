@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks import children
 from tasks.backups import programs, scratch, survey
 from tasks.backups.archive import OpenFile, decompressed, prove
 from tasks.backups.manifest import Manifest, require_same
@@ -140,7 +141,7 @@ def _load(
     ]
     with programs.pgpass(database.password) as passfile, tempfile.TemporaryFile() as said:
         env = programs.environment(database, passfile, "-c synchronous_commit=off -c statement_timeout=0")
-        child = programs.start(arguments, env, stdin=subprocess.PIPE, stderr=said.fileno())
+        child = children.start(arguments, env, stdin=subprocess.PIPE, stderr=said.fileno())
         ended = threading.Event()
         late = threading.Thread(target=_end_in_time, args=(child, ended, trial.cancelled, deadline), daemon=True)
         late.start()
@@ -158,7 +159,7 @@ def _load(
         finally:
             ended.set()
             late.join()
-            programs.stop(child)
+            children.stop(child)
         said.seek(max(0, os.fstat(said.fileno()).st_size - _STDERR))
         words = said.read().decode(errors="replace")
     if trial.cancelled.is_set():
