@@ -10,6 +10,8 @@ SLUG_LENGTH = 40
 """Characters; with the prefix ``zero_client_`` it stays under PostgreSQL's 63 bytes (longer ones are cut silently)."""
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _BLOCK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_NUMBERED = re.compile(r"client-[0-9]")
+_PREFIX = "zero_client_"
 _EMAIL = re.compile(r"[^@\s\"'<>(),;:\\\[\]]+@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 LABEL_FLEET = "zero-fleet.fleet"
 LABEL_CLIENT = "zero-fleet.client"
@@ -75,10 +77,13 @@ class ClientNames:
     def container(self) -> str:
         """Docker container, PostgreSQL database and role share this name.
 
-        >>> ClientNames("acme-2").container
-        'zero_client_acme_2'
+        A slug starts with a letter, so a client that was only ever a number has ``client-`` before it, and the names it had.
+
+        >>> ClientNames("acme-2").container, ClientNames("client-7").container
+        ('zero_client_acme_2', 'zero_client_7')
         """
-        return "zero_client_" + self.slug.replace("-", "_")
+        slug = self.slug.removeprefix("client-") if _NUMBERED.match(self.slug) else self.slug
+        return _PREFIX + slug.replace("-", "_")
 
     database = container
     role = container
@@ -91,6 +96,29 @@ class ClientNames:
         'zero-acme-2'
         """
         return f"zero-{self.slug}"
+
+
+def slug_of(container: str) -> str:
+    """The slug of the client whose container is called ``container``; ``ClientNames`` leads back to the very name.
+
+    Raises:
+        InvalidInput: no client's container can be called so.
+
+    >>> slug_of("zero_client_acme_2"), slug_of("zero_client_7")
+    ('acme-2', 'client-7')
+    >>> slug_of("postgres")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: container 'postgres' is not called like a client's; rename it (`docker rename`, which does not restart it) to zero_client_ and small letters, digits and single underscores, like zero_client_acme or zero_client_7.
+    """
+    rest = container.removeprefix(_PREFIX).replace("_", "-")
+    slug = f"client-{rest}" if rest[:1].isdigit() else rest
+    if len(slug) > SLUG_LENGTH or not _SLUG.fullmatch(slug) or ClientNames(slug).container != container:
+        raise InvalidInput(
+            f"container {container[:60]!r} is not called like a client's",
+            "rename it (`docker rename`, which does not restart it) to zero_client_ and small letters, digits and single "
+            "underscores, like zero_client_acme or zero_client_7",
+        )
+    return slug
 
 
 def require_user(value: str) -> str:
