@@ -5,6 +5,7 @@ state message of the run (see ``flows/outcome.py``). Raise the class that names 
 write ``from None`` where the cause holds a secret.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -53,6 +54,9 @@ class Refused(FleetError):
 
 class Unhealthy(FleetError):
     """The service did not become or stay ready: exited, out of memory, loops, wrong answers."""
+
+    last_lines: Sequence[str] = ()
+    """The end of its log, redacted: for the run's log and the registry, too long for the sentence."""
 
 
 class ReconnectNeeded(FleetError):

@@ -18,6 +18,8 @@ LAYOUT = "1"
 """Version of how containers are made; it enters the spec hash, so that raising it makes them anew."""
 STOP_SECONDS = 10
 LOG_SIZE, LOG_FILES = "10m", "3"
+LAST_LINES = 100
+"""So many lines of its log are kept of a container that failed."""
 
 
 class PortTaken(Conflict):
@@ -299,9 +301,15 @@ def remove(client: "DockerClient", container: Seen) -> None:
                 raise
 
 
-def last_lines(client: "DockerClient", container: Seen, secrets: Iterable[str], count: int = 20) -> list[str]:
-    """The last ``count`` lines of its log, without ``secrets``, each at most 300 characters."""
+def last_lines(
+    client: "DockerClient", container: Seen, secrets: Iterable[str], count: int = LAST_LINES, since: float | None = None
+) -> list[str]:
+    """The last ``count`` lines of its log, without ``secrets``, each at most 300 characters.
+
+    Args:
+        since: only what was said from this moment on, in seconds since 1970.
+    """
     with answers(f"read the log of {container.name}"):
-        raw: bytes = client.api.logs(container.id, stdout=True, stderr=True, tail=count)
+        raw: bytes = client.api.logs(container.id, stdout=True, stderr=True, tail=count, since=since)
     text = redact(raw.decode("utf-8", "replace"), secrets)
     return [line[:300] for line in text.splitlines() if line.strip()]

@@ -4,6 +4,8 @@ A ``Work`` is one operation on one client under its lock. Each function may be c
 Docker, PostgreSQL, the registry or the client's block, and the next run sees it there.
 """
 
+from collections.abc import Sequence
+
 from tasks.clients import containers, images, ports, postgres
 from tasks.clients.environment import (
     GoogleClient,
@@ -239,22 +241,7 @@ def make_container(work: Work) -> None:
         work.container = None
     if work.container is None:
         containers.ensure_network(client, work.house.network, work.house.fleet)
-        work.container = containers.create(
-            client,
-            containers.Wanted(
-                name=work.names.container,
-                client=work.client,
-                fleet=work.house.fleet,
-                image=work.spec.image,
-                image_id=work.image_id,
-                spec=work.spec,
-                spec_hash=work.spec_hash,
-                host_port=work.port or 0,
-                network=work.house.network,
-                environment=work.environment,
-                once=work.clean,
-            ),
-        )
+        work.container = containers.create(client, made_of(work))
     queries.update_instance(
         work.registry,
         work.client,
@@ -262,6 +249,23 @@ def make_container(work: Work) -> None:
         image=work.spec.image,
         image_id=work.image_id,
         spec_hash=work.spec_hash,
+    )
+
+
+def made_of(work: Work) -> containers.Wanted:
+    """What the client's container is to be made of; port, image and environment are settled."""
+    return containers.Wanted(
+        name=work.names.container,
+        client=work.client,
+        fleet=work.house.fleet,
+        image=work.spec.image,
+        image_id=work.image_id,
+        spec=work.spec,
+        spec_hash=work.spec_hash,
+        host_port=work.port or 0,
+        network=work.house.network,
+        environment=work.environment,
+        once=work.clean,
     )
 
 
@@ -329,10 +333,13 @@ def _to_know(work: Work) -> list[str]:
     return said
 
 
-def failed(work: Work, sentence: str) -> None:
-    """Note why it is not as wanted; nothing is noted for a run that was refused before it claimed anything."""
+def failed(work: Work, sentence: str, last_lines: Sequence[str] = ()) -> None:
+    """Note why it is not as wanted, the sentence before the end of its log; nothing is noted for a run that was refused before
+    it claimed anything.
+    """
     if work.claimed:
-        queries.update_instance(work.registry, work.client, status=Status.ERROR, last_error=sentence)
+        noted = "\n".join([sentence, "Last lines:", *last_lines]) if last_lines else sentence
+        queries.update_instance(work.registry, work.client, status=Status.ERROR, last_error=noted)
 
 
 def no_port(work: Work) -> Conflict:

@@ -123,13 +123,19 @@ def reason(lines: Sequence[str], role: str = "zero_client_…") -> tuple[str, st
 
 
 def verdict(name: str, why: str, lines: Sequence[str], memory: int) -> Unhealthy:
-    """The error for a container that did not become ready.
+    """The error for a container that did not become ready; it carries ``lines`` besides its sentence.
 
     Args:
         why: from ``dead``, or what was last answered.
         lines: the end of its log, redacted.
         memory: its limit in MiB.
     """
+    error = _verdict(name, why, lines, memory)
+    error.last_lines = tuple(lines)
+    return error
+
+
+def _verdict(name: str, why: str, lines: Sequence[str], memory: int) -> Unhealthy:
     if "want of memory" in why:
         return Unhealthy(f"{name} did not become ready: {why} ({memory} MiB)", "give it more with spec.memory")
     known = reason(lines, name)  # role and container share the client's name

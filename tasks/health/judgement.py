@@ -196,6 +196,9 @@ def judge(stored: Stored, sample: Sample, seen: Seen | None, policy: Policy, at:
         return Verdict(Status.RUNNING, 0, 0, count, None, "ready")
     if under_way(stored, at):
         return stay()
+    if stored.status is Status.STOPPING and container is not None and container.state in ("created", "exited", "dead"):
+        # The run that stopped it was killed before it could say so.
+        return Verdict(Status.STOPPED, 0, 0, count, None, "stopped as it was asked to be")
     if seen.status is stored.status:
         return stay(last_error=seen.reason or None)
     if seen.well:

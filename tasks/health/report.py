@@ -58,7 +58,7 @@ def table(outcomes: Sequence[Outcome], at: datetime, time_zone: str) -> list[dic
             "URL": one.stored.url,
             "latency": f"{one.latency_ms:.0f} ms" if one.latency_ms is not None else "",
             "since": spoken(one.stored.updated_at if one.verdict.status is one.stored.status else at, time_zone),
-            "last error": one.verdict.last_error or "",
+            "last error": (one.verdict.last_error or "").partition("\n")[0],  # behind it stands the end of its log
             "checked": spoken(at, time_zone, seconds=True),
         }
         for one in ordered[:MOST_ROWS]

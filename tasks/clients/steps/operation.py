@@ -6,6 +6,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from blocks.installation import installation
@@ -16,7 +17,7 @@ from tasks.clients.ports import parse_range
 from tasks.clients.steps import client_blocks
 from tasks.clients.work import House, Work
 from tasks.clock import now
-from tasks.errors import FleetError
+from tasks.errors import FleetError, Unhealthy
 from tasks.registry import journal
 from tasks.registry.lock import hold
 from tasks.registry.revision import require_head
@@ -56,7 +57,10 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
         try:
             yield
         except FleetError as error:
-            await asyncio.to_thread(provisioning.failed, work, str(error))
+            lines = error.last_lines if isinstance(error, Unhealthy) else ()
+            if lines:
+                get_run_logger().error("last lines of %s:\n%s", work.names.container, "\n".join(lines))
+            await asyncio.to_thread(provisioning.failed, work, str(error), lines)
             raise
         except Exception as error:
             await asyncio.to_thread(

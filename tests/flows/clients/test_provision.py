@@ -263,7 +263,9 @@ async def test_a_service_that_does_not_come_is_explained_and_noted(house, zero_i
     state = await run(slug, spec)
     assert state.is_failed() and says in state.message, state.message
     row = queries.get_instance(house, slug)
-    assert (row.status, row.last_error) == (Status.ERROR, state.message)
+    assert row.status == Status.ERROR and row.last_error
+    sentence, _, lines = row.last_error.partition("\nLast lines:\n")
+    assert sentence == state.message and lines.startswith("Running migrations\n")
     if fault == "broken":
         mended = await run(slug, SpecChanges(reset=["extra_env"]))
         assert mended.is_completed(), mended.message

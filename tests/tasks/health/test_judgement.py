@@ -120,6 +120,18 @@ def test_a_client_stopped_on_purpose_stays_stopped_silently(sample: Sample) -> N
     assert changes == [] and stored.last_error is None
 
 
+def test_a_stop_that_was_killed_after_the_container_ended_is_a_stop() -> None:
+    at_work = client(Status.STOPPING, updated_at=AT)
+    assert after(at_work, EXITED)[1] == [], "the run may still say it itself"
+    killed = client(Status.STOPPING, updated_at=AT - timedelta(hours=1))
+    assert after(killed, EXITED, EXITED, EXITED, EXITED)[1] == [(Status.STOPPING, Status.STOPPED)]
+    assert after(killed, GOOD, GOOD)[1] == [(Status.STOPPING, Status.RUNNING)], "it never came to the container"
+
+
+def test_a_container_that_somebody_else_stopped_is_an_incident() -> None:
+    assert after(client(), EXITED, EXITED, EXITED)[1] == [(Status.RUNNING, Status.UNHEALTHY)]
+
+
 def test_a_stopped_client_that_somebody_started_is_running() -> None:
     assert after(client(Status.STOPPED), GOOD, GOOD)[1] == [(Status.STOPPED, Status.RUNNING)]
 

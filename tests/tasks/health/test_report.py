@@ -80,3 +80,13 @@ def test_every_client_has_its_line() -> None:
         "c: missing, its container does not exist; run provision-client for c",
         "d: stopped, not meant to run",
     ]
+
+
+def test_the_table_shows_the_sentence_and_not_the_log_behind_it() -> None:
+    row = ZeroInstance(
+        client="a", status=Status.ERROR, last_error="it ended.\nLast lines:\nRunning migrations", spec={}
+    )
+    stored = Stored.of(row)
+    verdict = judgement.judge(stored, TIMED_OUT, judgement.observe(stored, TIMED_OUT), Policy(), AT)
+    shown = report.table([Outcome(stored, TIMED_OUT, None, verdict)], AT, "UTC")
+    assert shown[0]["last error"] == "it ended."
