@@ -32,12 +32,15 @@ def explain(error: Exception, doing: str) -> FleetError | None:
     """The error to raise for ``error``; None when it is not Docker's."""
     import docker.errors
     import requests.exceptions
+    import urllib3.exceptions
 
     if isinstance(error, docker.errors.APIError):
         return refusal(said(error), doing)
-    if isinstance(error, requests.exceptions.Timeout):
+    # What fails while a stream is read comes from urllib3 itself.
+    if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
         return Unreachable(f"Docker did not {doing} in time", "look at its load (`docker info`) and run again")
-    if isinstance(error, docker.errors.DockerException | requests.exceptions.RequestException):
+    ways = docker.errors.DockerException | requests.exceptions.RequestException | urllib3.exceptions.HTTPError
+    if isinstance(error, ways):
         return unreachable(str(error))
     return None
 

@@ -1,16 +1,64 @@
-"""Finding the image to run: on the engine, or from its registry."""
+"""Finding the image to run: on the engine, from its registry, or built from its repository."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients.engine import answers, explain
-from tasks.errors import FleetError, NotFound, Refused, Unreachable
+from tasks.errors import FleetError, NotConfigured, NotFound, Refused, Unreachable
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 PULL_SECONDS = 1800
 """A whole pull may take this long; the engine's silence is ended earlier, by the client's own timeout."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to log in at a registry."""
+
+    block: str
+    """The block's name, for sentences."""
+    registry: str
+    """As it is written in the block: ``ghcr.io``, or ``https://index.docker.io/v1/``."""
+    username: str
+    password: str = field(repr=False)
+
+    def for_image(self, image: str) -> dict[str, str]:
+        """What the engine is given to pull ``image``; no other registry sees the password.
+
+        Raises:
+            NotConfigured: the image is of another registry.
+        """
+        host = registry_of(image)
+        if host != _host(self.registry):
+            raise NotConfigured(
+                f"the block {self.block} is for the registry {_host(self.registry)}, and {image} comes from {host}",
+                "name the block of that registry in registry_credentials, or reset it",
+            )
+        return {"username": self.username, "password": self.password}
+
+
+def registry_of(image: str) -> str:
+    """The registry that ``image`` comes from.
+
+    >>> registry_of("ghcr.io/mail-0/zero:staging"), registry_of("mail0/zero")
+    ('ghcr.io', 'docker.io')
+    """
+    return _host(image.partition("/")[0]) if has_registry(image) else "docker.io"
+
+
+def _host(registry: str) -> str:
+    """The host of a registry's address, as an image's name begins.
+
+    >>> _host("https://index.docker.io/v1/"), _host("ghcr.io")
+    ('docker.io', 'ghcr.io')
+    """
+    host = registry.partition("://")[2] or registry
+    host = host.partition("/")[0].lower()
+    return "docker.io" if host in ("index.docker.io", "registry-1.docker.io", "hub.docker.com") else host
 
 
 def has_registry(image: str) -> bool:
@@ -41,17 +89,27 @@ def local_first(image: str, pull: str) -> bool:
     return pull == "never" or (pull == "auto" and not has_registry(image))
 
 
-def resolve(client: "DockerClient", image: str, pull: str, pinned: str | None = None) -> str:
-    """The id of the image to run for the name ``image``, pulled when ``pull`` says so.
+def resolve(
+    client: "DockerClient",
+    image: str,
+    pull: str,
+    pinned: str | None = None,
+    login: Login | None = None,
+    build: Callable[[], str] | None = None,
+) -> str:
+    """The id of the image to run for the name ``image``; pulled when ``pull`` says so, built when it is found nowhere.
 
     Args:
-        pull: auto, always or never.
+        pull: auto, always or never. Only auto builds.
         pinned: id that the client already runs under this very name. With ``auto`` it is kept while the engine has it: a
             registry's moving tag upgrades nobody by accident.
+        login: at the image's registry.
+        build: builds the image under its name and returns its id.
 
     Raises:
         NotFound: found nowhere.
-        Refused, Unreachable: what the registry or the engine answered (with ``always``).
+        NotConfigured: ``login`` is for another registry.
+        Refused, Unreachable: what the registry or the engine answered (with ``always``), or what ended the build.
     """
     if pinned and pull == "auto" and has_registry(image) and local(client, pinned):
         return pinned
@@ -59,26 +117,48 @@ def resolve(client: "DockerClient", image: str, pull: str, pinned: str | None = 
     if found and local_first(image, pull):
         return found
     if not may_pull(image, pull):
-        raise NotFound(
-            f"the image {image} is not on the Docker host"
-            + ("" if pull == "never" else ", and a name without a registry is not pulled"),
-            "build or load it there, or give spec.image a name with its registry, like ghcr.io/mail-0/zero:staging",
-        )
+        nowhere = f"the image {image} is not on the Docker host"
+        if pull == "auto":
+            return _built(build, f"{nowhere}, and a name without a registry is not pulled", _LOAD)
+        raise NotFound(nowhere, _LOAD)
+    credentials = login.for_image(image) if login else None
     try:
-        _pull(client, image)
+        _pull(client, image, credentials)
     except FleetError as error:
         if pull == "auto" and found:
             return found
         if pull == "auto":
-            raise NotFound(
-                f"the image {image} is not on the Docker host and could not be pulled ({error.what})",
-                "correct spec.image, or build or load the image on the Docker host",
-            ) from None
+            why = f"the image {image} is not on the Docker host and could not be pulled ({error.what})"
+            return _built(build, why, "correct spec.image, or build or load the image on the Docker host")
         raise
     pulled = local(client, image)
     if pulled is None:
         raise NotFound(f"the image {image} was pulled, but the Docker host does not have it", "run again")
     return pulled
+
+
+_LOAD = "build or load it there, or give spec.image a name with its registry, like ghcr.io/mail-0/zero:staging"
+
+
+def _built(build: Callable[[], str] | None, nowhere: str, cure: str) -> str:
+    """The id of the image that ``build`` makes, since it was found ``nowhere``."""
+    if build is None:
+        raise NotFound(nowhere, cure)
+    try:
+        return build()
+    except FleetError as error:
+        raise type(error)(f"{nowhere}, and building it failed: {error.what}", error.cure) from None
+
+
+def label(client: "DockerClient", image: str, name: str) -> str:
+    """The label ``name`` of ``image`` on the engine; empty when it has none."""
+    import docker.errors
+
+    with answers(f"look up image {image}"):
+        try:
+            return str((client.api.inspect_image(image)["Config"].get("Labels") or {}).get(name, ""))
+        except docker.errors.NotFound:
+            return ""
 
 
 def local(client: "DockerClient", image: str) -> str | None:
@@ -92,11 +172,11 @@ def local(client: "DockerClient", image: str) -> str | None:
             return None
 
 
-def _pull(client: "DockerClient", image: str) -> None:
+def _pull(client: "DockerClient", image: str, credentials: dict[str, str] | None) -> None:
     """Pull and read the stream to its end: the SDK's own pull overlooks errors in it (docker-py#2286)."""
     deadline = time.monotonic() + PULL_SECONDS
     try:
-        for event in client.api.pull(image, stream=True, decode=True):
+        for event in client.api.pull(image, stream=True, decode=True, auth_config=credentials):
             if "error" in event:
                 raise refusal(image, str(event["error"]))
             if time.monotonic() > deadline:
@@ -123,7 +203,8 @@ def refusal(image: str, text: str) -> FleetError:
         return NotFound(f"the registry has no image {image}", "correct the name or the tag and run again")
     if "unauthorized" in low or "denied" in low or "authentication" in low:
         return Refused(
-            f"the registry does not give out {image}", "log the Docker host in (`docker login`), or correct the name"
+            f"the registry does not give out {image}",
+            "name a DockerRegistryCredentials block in registry_credentials, or correct the image's name",
         )
     if any(sign in low for sign in ("no such host", "timeout", "connection refused", "unreachable", "lookup")):
         return Unreachable(f"the registry of {image} does not answer", "look at the host's network and run again")
