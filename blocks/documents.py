@@ -70,6 +70,15 @@ def as_block(kind: type[B], document: BlockDocument | None) -> B | None:
     return None if document is None else kind._from_block_document(document)
 
 
+async def delete(kind: type[Block], name: str) -> bool:
+    """Delete the block ``name`` of type ``kind``; False: there was none."""
+    try:
+        await kind.adelete(name)
+    except ValueError:  # Prefect's answer to a name it does not know
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Registered:
     """What Prefect calls a registered block type and the schema of it that this version has."""

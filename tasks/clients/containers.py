@@ -1,7 +1,7 @@
 """A client's container and the fleet's network. Only what bears our fleet's label is touched; a namesake is refused in words."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients.engine import answers, explain, port_taken, said
@@ -13,6 +13,8 @@ from tasks.registry.spec import ZeroSpec
 
 if TYPE_CHECKING:
     from docker import DockerClient
+
+    from tasks.registry.models import ZeroInstance
 
 LAYOUT = "1"
 """Version of how containers are made; it enters the spec hash, so that raising it makes them anew."""
@@ -100,6 +102,16 @@ def read(found: dict[str, Any]) -> Seen:
         client=labels.get(LABEL_CLIENT, ""),
         once=LABEL_ONCE in labels,
     )
+
+
+def recognised(seen: Seen | None, fleet: str, stored: "ZeroInstance | None") -> Seen | None:
+    """``seen`` as ours where it was adopted: made by hand, it bears no labels, but the registry has its very id.
+
+    It counts as made from what the registry noted then, so that it is made anew only when something changes.
+    """
+    if seen is None or stored is None or seen.fleet or seen.client or seen.id != stored.container_id:
+        return seen
+    return replace(seen, fleet=fleet, client=stored.client, spec_hash=stored.spec_hash or "")
 
 
 def refuse_foreign(seen: Seen | None, fleet: str, slug: str) -> None:

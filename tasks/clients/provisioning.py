@@ -20,7 +20,7 @@ from tasks.clients.reconcile import Step, Wanted, steps_needed, why_anew
 from tasks.clients.work import Work
 from tasks.errors import Conflict, NotConfigured
 from tasks.registry import queries
-from tasks.registry.models import Status
+from tasks.registry.models import Status, ZeroInstance
 from tasks.registry.names import require_block_name, require_slug
 from tasks.registry.spec import SpecChanges, apply_changes, difference
 
@@ -51,6 +51,7 @@ def settle_spec(work: Work, changes: SpecChanges) -> None:
         Conflict: the port would change without leave.
     """
     work.stored = queries.find_instance(work.registry, work.client)
+    refuse_leaving(work.stored)
     stored = work.stored.spec if work.stored else {}
     work.spec = apply_changes(stored, changes, work.client)
     work.differences = difference(stored, work.spec)
@@ -62,6 +63,19 @@ def settle_spec(work: Work, changes: SpecChanges) -> None:
         ports.refuse_silent_change(had, work.port, published, changes.allow_new_port, work.client)
 
 
+def refuse_leaving(stored: ZeroInstance | None) -> None:
+    """Refuse to work on a client that is being taken away.
+
+    Raises:
+        Conflict: its deprovisioning was begun and cut off.
+    """
+    if stored is not None and (stored.pending or {}).get("operation") == "deprovision":
+        raise Conflict(
+            f"{stored.client} is being deprovisioned, and that was cut off",
+            f"run deprovision-client for {stored.client} again to finish it; then it can be provisioned anew",
+        )
+
+
 def recall(work: Work) -> None:
     """Take the spec, port and image of a client that there is, as they are stored.
 
@@ -69,6 +83,7 @@ def recall(work: Work) -> None:
         NotFound: no such client was provisioned; the sentence names those that there are.
     """
     work.stored = queries.get_instance(work.registry, work.client)
+    refuse_leaving(work.stored)
     work.spec = apply_changes(work.stored.spec, SpecChanges(), work.client)
     work.port = work.spec.host_port or work.stored.host_port
     work.image_id = work.stored.image_id or ""
@@ -97,7 +112,7 @@ def look_at_docker(work: Work) -> None:
         Unreachable, Refused: what the engine or a registry answered.
     """
     client, spec, name = work.engine_client(), work.spec, work.names.container
-    work.container = containers.inspect(client, name)
+    work.container = containers.recognised(containers.inspect(client, name), work.house.fleet, work.stored)
     containers.refuse_foreign(work.container, work.house.fleet, work.client)
     containers.require_networks(client, spec.networks, work.house.network, work.house.fleet)
     up = work.container is not None and work.container.host_port == work.port and work.container.running
