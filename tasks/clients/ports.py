@@ -56,12 +56,15 @@ def refuse_silent_change(
 ) -> None:
     """Refuse another ``wanted`` port once a redirect URI with the ``stored`` one was ``published``, unless ``allowed``.
 
+    Args:
+        wanted: 0 for one of the fleet's range; None: it stays.
+
     Raises:
         Conflict: with both ports and what the change costs.
     """
-    if published and stored and wanted and wanted != stored and not allowed:
+    if published and stored and wanted is not None and wanted != stored and not allowed:
         raise Conflict(
-            f"host_port of {slug} would change from {stored} to {wanted}, and the redirect URI {published} was already given "
+            f"host_port of {slug} would change from {stored} to {wanted or 'one of the range'}, and the redirect URI {published} was already given "
             "out for Google",
             "run again with allow_new_port=true and register the new URI with Google, or leave the port",
         )
@@ -77,6 +80,16 @@ def published(client: "DockerClient") -> dict[int, str]:
         for port in row.get("Ports") or []
         if port.get("PublicPort") and port.get("Type", "tcp") == "tcp" and row.get("Names")
     }
+
+
+def require_address(host_ip: str, engine: str) -> None:
+    """See that ports can be published on ``host_ip`` of this machine, before a container that works is taken away for it.
+
+    Raises:
+        InvalidInput: this machine has no such address.
+    """
+    if engine == "local":
+        bindable(host_ip, 0)
 
 
 def bindable(host_ip: str, port: int) -> bool:

@@ -244,7 +244,9 @@ _DATABASE = """
 _OTHERS = r"""
     SELECT datname FROM pg_database
     WHERE datallowconn AND datconnlimit <> 0 AND datname <> %(name)s AND datname LIKE 'zero\_client\_%%'
-      AND has_database_privilege(%(name)s, oid, 'CONNECT')"""
+      AND has_database_privilege(%(name)s, oid, 'CONNECT') AND NOT has_database_privilege('public', oid, 'CONNECT')"""
+# One that PUBLIC may connect to is that one's fault, found and mended where its own client is looked at; it keeps nobody else
+# from being made or put right.
 _OPEN_TO_ALL = """
     SELECT datname FROM pg_database
     WHERE datallowconn AND datconnlimit <> 0 AND has_database_privilege('public', oid, 'CONNECT') ORDER BY datname"""

@@ -17,6 +17,7 @@ from tasks.clients.ports import (
     published,
     refuse_silent_change,
     refuse_taken,
+    require_address,
     reserved,
 )
 from tasks.errors import Conflict, InvalidInput
@@ -84,6 +85,13 @@ def test_a_port_that_was_given_out_changes_only_with_leave():
     refuse_silent_change(20000, 20001, "http://localhost:20000/x", True, "acme")
     with pytest.raises(Conflict, match="allow_new_port=true"):
         refuse_silent_change(20000, 20001, "http://localhost:20000/x", False, "acme")
+
+
+def test_an_address_that_this_machine_does_not_have_is_refused():
+    require_address("127.0.0.1", "local")
+    require_address("8.8.8.8", "another-host")
+    with pytest.raises(InvalidInput, match=r"host_ip 8\.8\.8\.8 is no address of the Docker host"):
+        require_address("8.8.8.8", "local")
 
 
 def test_an_explicit_port_of_another_client_is_refused_by_name(registry):

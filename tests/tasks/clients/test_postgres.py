@@ -117,6 +117,20 @@ def test_a_database_that_somebody_opened_is_seen_and_closed(provisioner, name, p
     assert postgres.ensure(provisioner, name, password, OWNER.format(name)).ready
 
 
+def test_another_client_s_open_database_keeps_nobody_from_being_made(provisioner, name, postgres_server):
+    make(provisioner, name)
+    with postgres_server.connect() as connection:
+        connection.execute(f"GRANT CONNECT ON DATABASE {name} TO PUBLIC")
+        other = name + "_b"
+        try:
+            password = make(provisioner, other)
+            seen = postgres.look(provisioner, other, password, OWNER.format(other))
+            assert seen.ready and name in seen.open_to_all
+        finally:
+            connection.execute(f"DROP DATABASE IF EXISTS {other} WITH (FORCE)")
+            connection.execute(f"DROP ROLE IF EXISTS {other}")
+
+
 def test_a_role_with_too_many_rights_fails_closed(postgres_server, name):
     server = superuser(postgres_server)
     password = make(server, name)
