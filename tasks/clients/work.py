@@ -43,6 +43,8 @@ class Work:
     # From blocks.
     given: Secrets = field(default_factory=Secrets, repr=False)
     secrets: Secrets = field(default_factory=Secrets, repr=False)
+    fleet_autumn: str = field(default="", repr=False)
+    """The Autumn key that clients share; empty: there is none."""
     server: postgres.Server | None = field(default=None, repr=False)
     db_address: tuple[str, int] = ("", 0)
     google: GoogleClient | None = field(default=None, repr=False)
@@ -92,7 +94,7 @@ class Work:
     @property
     def secret_values(self) -> list[str]:
         """What no log, page or sentence may show."""
-        found = [*self.secrets.values(), *self.given.values()]
+        found = [*self.secrets.values(), *self.given.values(), self.fleet_autumn]
         found += [self.google.client_secret] if self.google else []
         found += [self.twilio.auth_token] if self.twilio else []
         return found + ([self.server.password] if self.server else [])

@@ -87,7 +87,8 @@ def take_secrets(work: Work, found: Mapping[str, BlockDocument]) -> None:
         own = as_block(ZeroSecrets, found.get(work.names.secrets_block))
         autumn = as_block(Secret, found.get(AUTUMN))
     work.given = _plain(own)
-    work.secrets = fill(work.given, _text(autumn) if autumn else "")
+    work.fleet_autumn = _text(autumn) if autumn else ""
+    work.secrets = fill(work.given, work.fleet_autumn)
 
 
 def take_server(work: Work, found: Mapping[str, BlockDocument]) -> None:
@@ -177,6 +178,16 @@ async def learn_type(work: Work) -> None:
     """Ask what Prefect calls the type of the client's block, where it will be saved."""
     if work.given != work.secrets:
         _secrets_type[work.client] = await registered(ZeroSecrets)
+
+
+async def replace_secrets(work: Work, own: Secrets) -> None:
+    """Save ``own`` as the client's secrets from now on.
+
+    Raises:
+        Refused: Prefect's server did not take it.
+    """
+    work.secrets = own
+    await save_secrets(work)
 
 
 async def save_secrets(work: Work) -> None:

@@ -1,12 +1,16 @@
-"""Taking up a client that there is: what is stored, its blocks, and the engine it runs on."""
+"""Taking up a client that there is: what a killed run left under way is ended, then what is stored, its blocks, and its engine."""
 
 import asyncio
 
+from prefect.logging import get_run_logger
+
 from blocks.docker import connect, engine_name
-from tasks.clients import containers, provisioning
+from tasks.clients import containers, provisioning, rotation, upgrade
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
+from tasks.clients.steps.operation import held, journaled
 from tasks.clients.work import Work
+from tasks.registry import journal, queries
 
 
 async def take_up(work: Work) -> None:
@@ -18,6 +22,59 @@ async def take_up(work: Work) -> None:
         Conflict: the container of its name is not this fleet's.
         Unreachable, Refused: what the engine answered.
     """
+    await settle(work)
+    await _fill(work)
+
+
+async def settle(work: Work) -> None:
+    """Finish or take back an upgrade or a rotation that a killed run left under way; only for an operation that holds the client.
+
+    Raises:
+        FleetError: it could not be done now, and stays noted.
+    """
+    if not held(work):
+        return
+    stored = await asyncio.to_thread(queries.find_instance, work.registry, work.client)
+    begun = (stored.pending or {}).get("operation") if stored else None
+    if begun not in (upgrade.OPERATION, rotation.OPERATION):
+        return
+    mine = Work(work.client, work.run_id, work.operation, work.house, work.registry)
+    try:
+        async with journaled(mine, f"settle {begun}") as entry:
+            await _fill(mine)
+            said = await (_settle_upgrade if begun == upgrade.OPERATION else _settle_rotation)(mine, entry)
+    finally:
+        if mine.docker is not None:
+            await asyncio.to_thread(mine.docker.close)
+    get_run_logger().warning("%s", said)
+
+
+async def _settle_upgrade(work: Work, entry: journal.Entry) -> str:
+    with entry.outside():
+        return await asyncio.to_thread(upgrade.settle, work)
+
+
+async def _settle_rotation(work: Work, entry: journal.Entry) -> str:
+    which = f"{work.client}: the rotation of its secrets that was cut off"
+    if rotation.committed(work):
+        await client_blocks.replace_secrets(work, rotation.with_new(work.given))
+        with entry.outside():
+            await asyncio.to_thread(rotation.finish, work)
+        return f"{which} is finished"
+    left = await take_rotation_back(work, entry)
+    await asyncio.to_thread(rotation.taken_back, work)
+    return f"{which} was taken back{'; ' + left if left else ''}"
+
+
+async def take_rotation_back(work: Work, entry: journal.Entry) -> str:
+    """Put the old secrets and the old container back; what could not be, in words."""
+    with entry.outside():
+        left = await asyncio.to_thread(rotation.take_back, work)
+    await client_blocks.replace_secrets(work, rotation.with_old(work.given))
+    return left
+
+
+async def _fill(work: Work) -> None:
     await asyncio.to_thread(provisioning.recall, work)
     block = await client_blocks.read(work)
     await asyncio.to_thread(_look, work, block)

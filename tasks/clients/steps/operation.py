@@ -31,6 +31,11 @@ def work_on(client: str) -> Work:
     return _open[client]
 
 
+def held(work: Work) -> bool:
+    """Whether ``work`` is of an operation that holds its client alone, and so may change it."""
+    return _open.get(work.client) is work
+
+
 @asynccontextmanager
 async def operation(client: str, name: str) -> AsyncIterator[None]:
     """Hold ``client`` alone for an operation called ``name``; its error is noted as the client's last one.

@@ -13,6 +13,7 @@ from blocks.docker import connect, engine_name
 from tasks.clients import containers, page, postgres, provisioning, readiness
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
+from tasks.clients.steps.existing import settle
 from tasks.clients.steps.operation import journaled, outside, together, work_on
 from tasks.clients.work import Work
 from tasks.clock import now
@@ -36,6 +37,7 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
     """
     work = work_on(client)
     async with journaled(work, "look") as entry:
+        await settle(work)
         await asyncio.to_thread(provisioning.settle_spec, work, changes)
         engine = await client_blocks.read(work)
         for line in work.differences:
@@ -121,11 +123,16 @@ async def await_ready(client: str) -> str:
     """
     work = work_on(client)
     async with journaled(work, "ready") as entry:
-        await together(_until_ready(work, entry), _write_page(work))
+        await together(until_ready(work, entry), _write_page(work))
     return await asyncio.to_thread(provisioning.finish, work)
 
 
-async def _until_ready(work: Work, entry: journal.Entry) -> None:
+async def until_ready(work: Work, entry: journal.Entry) -> None:
+    """Wait until the client's service answers and its database lets it in; a client that is not enabled is not waited for.
+
+    Raises:
+        Unhealthy: why it does not, and its last words.
+    """
     if not work.spec.enabled:
         return
     with entry.outside():
