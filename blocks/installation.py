@@ -57,6 +57,11 @@ class Installation(BaseSettings):
         return self.state.resolve() / "locks"
 
     @property
+    def builds(self) -> Path:
+        """Folder of the logs of image builds; the code lies there while it is built."""
+        return self.state.resolve() / "builds"
+
+    @property
     def backups(self) -> Path:
         """Folder of the backups, unless the block `backup-policy` names one."""
         return self.state.resolve() / "backups"

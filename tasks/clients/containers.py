@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients.engine import answers, explain, port_taken, said
-from tasks.clients.environment import CONTAINER_PORT
+from tasks.clients.environment import CONTAINER_PORT, proxy_labels
 from tasks.clients.secrets import redact
 from tasks.errors import Conflict, NotFound, Unreachable
 from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET, LABEL_ONCE, LABEL_SPEC, LABEL_VERSION
@@ -249,6 +249,7 @@ def _create(client: "DockerClient", wanted: Wanted, image: str) -> None:
         environment=wanted.environment,
         ports=[CONTAINER_PORT],
         labels={
+            **proxy_labels(spec, f"zero-{wanted.fleet}-{wanted.client}", wanted.network),
             LABEL_FLEET: wanted.fleet,
             LABEL_CLIENT: wanted.client,
             LABEL_SPEC: wanted.spec_hash,

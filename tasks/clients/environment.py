@@ -155,6 +155,32 @@ def build(
     return environment
 
 
+def proxy_labels(spec: ZeroSpec, router: str, network: str) -> dict[str, str]:
+    """The container's labels for Traefik; none without a domain.
+
+    Traefik reaches the container on the first of the spec's own ``networks``. Without those it is the fleet's, on which
+    containers cannot talk to each other: there Traefik has to run on the host itself (or with the host's network).
+
+    Args:
+        router: what router and service are called.
+
+    >>> proxy_labels(ZeroSpec(subdomain="mail", domain="acme.example"), "zero-acme", "net")["traefik.http.routers.zero-acme.rule"]
+    'Host(`mail.acme.example`)'
+    """
+    if not spec.domain:
+        return {}
+    at = f"traefik.http.routers.{router}"
+    return {
+        "traefik.enable": "true",
+        "traefik.docker.network": next(iter(spec.networks), network),
+        f"{at}.rule": f"Host(`{spec.public_url(0).removeprefix('https://').lower()}`)",
+        f"{at}.entrypoints": "websecure",
+        f"{at}.tls": "true",
+        f"{at}.service": router,
+        f"traefik.http.services.{router}.loadbalancer.server.port": str(CONTAINER_PORT),
+    }
+
+
 _PUBLIC = frozenset(
     {"NODE_ENV", "PORT", "BETTER_AUTH_URL", "BETTER_AUTH_TRUSTED_ORIGINS", "NEXT_PUBLIC_APP_URL",
      "NEXT_PUBLIC_BACKEND_URL", "THREAD_SYNC_MAX_COUNT", "THREAD_SYNC_LOOP", "REDIS_URL"}
@@ -180,4 +206,7 @@ def container_hash(
         "restart": spec.restart,
         "layout": layout,
     }
+    labels = proxy_labels(spec, "router", network)
+    if labels:  # so that a client without a domain keeps the hash that it had before there were any
+        made_from["labels"] = labels
     return spec_hash(made_from)

@@ -6,7 +6,7 @@ Docker, PostgreSQL, the registry or the client's block, and the next run sees it
 
 from collections.abc import Sequence
 
-from tasks.clients import containers, images, ports, postgres
+from tasks.clients import containers, image_choice, ports, postgres
 from tasks.clients.environment import (
     GoogleClient,
     build,
@@ -25,6 +25,8 @@ from tasks.registry.names import require_block_name, require_slug
 from tasks.registry.spec import SpecChanges, apply_changes, difference
 
 PORT_ATTEMPTS = 5
+CLIENTS = "zero_client_"
+"""What the databases of clients begin with."""
 SETTLED = (Status.RUNNING, Status.DEGRADED, Status.UNHEALTHY, Status.CRASH_LOOP)
 """What the poll says of a container that runs; a run that changes nothing does not speak over it."""
 
@@ -57,7 +59,10 @@ def settle_spec(work: Work, changes: SpecChanges) -> None:
     work.differences = difference(stored, work.spec)
     published = work.stored.redirect_uri if work.stored else None
     had = work.stored.host_port if work.stored else None
-    work.port = work.spec.host_port or had
+    back_to_range = "host_port" in changes.reset and bool(stored.get("host_port"))
+    if back_to_range and published and not (work.spec.domain or changes.allow_new_port):
+        ports.refuse_silent_change(had, 0, published, False, work.client)
+    work.port = work.spec.host_port or (None if back_to_range else had)
     # Behind a domain the port is not part of the URI.
     if had and work.port and published != redirect_uri(work.url) and work.url != work.spec.public_url(had):
         ports.refuse_silent_change(had, work.port, published, changes.allow_new_port, work.client)
@@ -104,14 +109,16 @@ def settle_google(work: Work, fleet: GoogleClient | None) -> None:
 
 
 def look_at_docker(work: Work) -> None:
-    """See container, networks, port and image; pulls the image when it has to. Touches nothing else.
+    """See container, networks, port and image; pulls or builds the image when it has to. Touches nothing else.
 
     Raises:
-        Conflict: a foreign container, network or holder of the port.
+        Conflict: another engine than the one that it runs on; a foreign container, network or holder of the port.
         NotFound: an image or a network.
         Unreachable, Refused: what the engine or a registry answered.
     """
     client, spec, name = work.engine_client(), work.spec, work.names.container
+    require_same_engine(work)
+    ports.require_address(spec.host_ip, work.engine)
     work.container = containers.recognised(containers.inspect(client, name), work.house.fleet, work.stored)
     containers.refuse_foreign(work.container, work.house.fleet, work.client)
     containers.require_networks(client, spec.networks, work.house.network, work.house.fleet)
@@ -123,9 +130,22 @@ def look_at_docker(work: Work) -> None:
         if owner != work.client:
             raise Conflict(f"port {work.port} belongs to client {owner}", "choose another host_port")
         ports.refuse_taken(work.port, spec.host_ip, work.engine, work.published, name)
-    same_name = work.stored is not None and work.stored.image == spec.image
-    pinned = work.stored.image_id if work.stored and same_name else None
-    work.image_id = images.resolve(client, spec.image, spec.pull, pinned)
+    image_choice.settle_image(work, _reserve_port)
+
+
+def require_same_engine(work: Work) -> None:
+    """Refuse another engine than the one that the client's container is on: it would be made a second time.
+
+    Raises:
+        Conflict: naming both.
+    """
+    row = work.stored
+    if row is not None and row.container_id and row.docker_host != work.engine:
+        raise Conflict(
+            f"{work.client} has its container on the Docker host {row.docker_host}, and its blocks lead to {work.engine} now",
+            "put docker_host (or what its block says) back; to move the client, back it up, deprovision it, provision it there "
+            "and restore the backup",
+        )
 
 
 def look_at_database(work: Work) -> None:
@@ -345,6 +365,8 @@ def _to_know(work: Work) -> list[str]:
         )
     if work.uri_changed:
         said.append(f"register the new redirect URI with Google: {redirect_uri(work.url)}")
+    if image_choice.warning(work):
+        said.append(image_choice.warning(work))
     return said
 
 
@@ -381,7 +403,7 @@ def facts(work: Work) -> Facts:
         image=work.spec.image,
         image_id=work.image_id,
         spec=work.spec.model_dump(mode="json"),
-        warnings=warnings(work.database),
+        warnings=[*warnings(work.database), *filter(None, [image_choice.warning(work)])],
     )
 
 
@@ -390,8 +412,22 @@ def warnings(database: postgres.DatabaseState | None) -> list[str]:
 
     >>> warnings(postgres.DatabaseState(True, True, (), ("postgres",)))
     ['Every role of the server may connect to postgres: REVOKE CONNECT ON DATABASE … FROM PUBLIC closes it.']
+    >>> warnings(postgres.DatabaseState(True, True, (), ("zero_client_beta",)))[0].partition(": ")[2]
+    'run provision-client for that client, which closes it.'
     """
     if database is None or not database.open_to_all:
         return []
-    shown = ", ".join(database.open_to_all[:10])
-    return [f"Every role of the server may connect to {shown}: REVOKE CONNECT ON DATABASE … FROM PUBLIC closes it."]
+    clients = [name for name in database.open_to_all if name.startswith(CLIENTS)]
+    others = [name for name in database.open_to_all if not name.startswith(CLIENTS)]
+    said = []
+    if others:
+        shown = ", ".join(others[:10])
+        said.append(
+            f"Every role of the server may connect to {shown}: REVOKE CONNECT ON DATABASE … FROM PUBLIC closes it."
+        )
+    if clients:
+        said.append(
+            f"Every role of the server may connect to {', '.join(clients[:10])}: run provision-client for that client, which "
+            "closes it."
+        )
+    return said

@@ -1,6 +1,8 @@
 """One operation on one client: what its steps know, each filled in by a step before the one that needs it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
@@ -8,6 +10,7 @@ from sqlalchemy import Engine
 from tasks.clients import containers, postgres
 from tasks.clients.engine import address
 from tasks.clients.environment import GoogleClient, TwilioAccount
+from tasks.clients.images import Login
 from tasks.clients.reconcile import Step
 from tasks.clients.secrets import Secrets
 from tasks.registry.models import ZeroInstance
@@ -49,10 +52,18 @@ class Work:
     db_address: tuple[str, int] = ("", 0)
     google: GoogleClient | None = field(default=None, repr=False)
     twilio: TwilioAccount | None = field(default=None, repr=False)
+    registry_login: Login | None = field(default=None, repr=False)
+    # From the installation.
+    locks: Path = Path(".state/locks")
+    builds: Path = Path(".state/builds")
+    tell: Callable[[str], object] = field(default=lambda line: None, repr=False)
+    """Tells a line in the run's log; from any thread."""
     # As seen.
     docker: "DockerClient | None" = field(default=None, repr=False)
     engine: str = "local"
     image_id: str = ""
+    baked_url: str = ""
+    """The public URL in the image's browser code, where we built it and know."""
     container: containers.Seen | None = None
     published: dict[int, str] = field(default_factory=dict)
     """Ports that running containers have, looked up unless the client's own runs where it should."""
@@ -65,6 +76,8 @@ class Work:
     clean: bool = False
     """The container is to be made for one start that drops Zero's agent tables."""
     claimed: bool = False
+    registered_early: bool = False
+    """Its rows were made during the look, since a build needed its port."""
     announced_now: bool = False
     uri_changed: bool = False
     """Another redirect URI than this run's was given out before."""
@@ -97,6 +110,7 @@ class Work:
         found = [*self.secrets.values(), *self.given.values(), self.fleet_autumn]
         found += [self.google.client_secret] if self.google else []
         found += [self.twilio.auth_token] if self.twilio else []
+        found += [self.registry_login.password] if self.registry_login else []
         return found + ([self.server.password] if self.server else [])
 
     def engine_client(self) -> "DockerClient":

@@ -9,14 +9,17 @@ from prefect.blocks.fields import SecretDict
 from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging import get_run_logger
 from pydantic import SecretStr, ValidationError
 
 from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
 from blocks.docker import BLOCK, TYPE, docker_host
 from blocks.documents import Registered, as_block, read_documents, registered, save
 from blocks.gmail import GoogleOAuthClient
+from blocks.installation import installation
 from tasks.clients import postgres, provisioning
 from tasks.clients.environment import GoogleClient, TwilioAccount
+from tasks.clients.images import Login
 from tasks.clients.secrets import Secrets, fill
 from tasks.clients.work import Work
 from tasks.errors import NotConfigured, Refused, needed
@@ -26,6 +29,10 @@ from tasks.registry.spec import ZeroSpec
 AUTUMN = "autumn-key"
 """Prefect Secret block: the Autumn key that clients share."""
 SERVER = "postgres-server"
+CREDENTIALS = "registry credentials"
+"""What the registry's login that a spec names is kept as among the documents; no block can be called so."""
+CREDENTIALS_TYPE = "docker-registry-credentials"
+_MAKE_IT = "make it in the Prefect UI under Blocks (its type is {}), or correct the spec"
 _early: dict[str, dict[str, BlockDocument]] = {}
 """Documents read to open the registry, kept only if nobody worked on the client since."""
 _secrets_type: dict[str, Registered | None] = {}
@@ -54,20 +61,35 @@ async def documents(client: str, spec: ZeroSpec, others: Mapping[str, str] | Non
     if spec.twilio:
         kinds[spec.twilio] = TwilioCredentials
     own = {name: kind.get_block_type_slug() for name, kind in kinds.items()}
-    return await read_documents({**own, BLOCK: TYPE, **(others or {})})
+    found = await read_documents({**own, BLOCK: TYPE, **(others or {})})
+    # By themselves, since blocks of two types may bear one name.
+    for name, type_slug, kept_as in (
+        (spec.docker_host, TYPE, BLOCK),
+        (spec.registry_credentials, CREDENTIALS_TYPE, CREDENTIALS),
+    ):
+        if name:
+            found[kept_as] = needed(
+                (await read_documents({name: type_slug})).get(name), name, _MAKE_IT.format(type_slug)
+            )
+    return found
 
 
 async def read(work: Work) -> Any | None:
     """Every block of the client, at once; the Docker host's is handed back, since opening it is Docker's time."""
     spec = work.spec
     found = _early.pop(work.client, None)
-    if found is None or spec.twilio or spec.google_client != ZeroSpec().google_client:
+    more = spec.twilio or spec.docker_host or spec.registry_credentials
+    if found is None or more or spec.google_client != ZeroSpec().google_client:
         found = await documents(work.client, spec)
     engine = take_engine(found)
     take_secrets(work, found)
     take_server(work, found)
     take_google(work, found)
     take_twilio(work, found)
+    take_registry_login(work, found)
+    settings, say = installation(), get_run_logger().info
+    work.locks, work.builds = settings.locks, settings.builds
+    work.tell = lambda line: say("%s: %s", work.client, line)
     return engine
 
 
@@ -140,6 +162,19 @@ def take_twilio(work: Work, found: Mapping[str, BlockDocument]) -> None:
         account = needed(as_block(TwilioCredentials, found.get(work.spec.twilio)), work.spec.twilio)
     token = account.auth_token.get_secret_value()
     work.twilio = TwilioAccount(account.account_sid, token, account.phone_number)
+
+
+def take_registry_login(work: Work, found: Mapping[str, BlockDocument]) -> None:
+    """Take the login at the image's registry where the spec names one."""
+    document = found.get(CREDENTIALS)
+    if document is None:
+        return
+    from prefect_docker import DockerRegistryCredentials
+
+    with _fitting():
+        block = needed(as_block(DockerRegistryCredentials, document), work.spec.registry_credentials)
+    password = block.password.get_secret_value()
+    work.registry_login = Login(work.spec.registry_credentials, block.registry_url, block.username, password)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from prefect.client.schemas.objects import BlockDocument
 from prefect.logging import get_run_logger
 
 from blocks.docker import connect, engine_name
@@ -80,9 +81,26 @@ async def _fill(work: Work) -> None:
     await asyncio.to_thread(_look, work, block)
 
 
+async def take_up_container(work: Work) -> dict[str, BlockDocument]:
+    """Fill ``work`` only with what is stored, the engine and the container as seen: what stopping and reading logs need, which must
+    go where a block is missing. The documents of its blocks are handed back.
+
+    Raises:
+        NotFound: no such client.
+        Conflict: the container of its name is not this fleet's.
+        Unreachable, Refused: what the engine answered.
+    """
+    await asyncio.to_thread(provisioning.recall, work)
+    found = await client_blocks.documents(work.client, work.spec)
+    await asyncio.to_thread(_look, work, client_blocks.take_engine(found))
+    return found
+
+
 def _look(work: Work, block: object) -> None:
     with answers("answer"):
         work.docker = connect(block)
     work.engine = engine_name(work.docker)
-    work.container = containers.inspect(work.docker, work.names.container)
+    provisioning.require_same_engine(work)
+    seen = containers.inspect(work.docker, work.names.container)
+    work.container = containers.recognised(seen, work.house.fleet, work.stored)
     containers.refuse_foreign(work.container, work.house.fleet, work.client)

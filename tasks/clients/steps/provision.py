@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks.docker import connect, engine_name
-from tasks.clients import containers, page, postgres, provisioning, readiness
+from tasks.clients import containers, image_choice, page, postgres, provisioning, readiness
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import settle
@@ -33,7 +33,7 @@ class Outlook:
 @task(name="look at what there is", cache_policy=NO_CACHE, persist_result=False)
 async def look(client: str, changes: SpecChanges) -> Outlook:
     """See spec, blocks, Docker and PostgreSQL, refuse what cannot be, and say which steps are needed. Changes nothing,
-    except that an image may be pulled.
+    except that an image may be pulled or built.
     """
     work = work_on(client)
     async with journaled(work, "look") as entry:
@@ -43,11 +43,15 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
         for line in work.differences:
             get_run_logger().info("spec of %s: %s", client, line)
         with entry.outside():
-            await together(
-                asyncio.to_thread(_look_at_docker, work, engine),
-                asyncio.to_thread(provisioning.look_at_database, work),
-                client_blocks.learn_type(work),
-            )
+            try:
+                await together(
+                    asyncio.to_thread(_look_at_docker, work, engine),
+                    asyncio.to_thread(provisioning.look_at_database, work),
+                    client_blocks.learn_type(work),
+                )
+            except Exception:
+                await asyncio.to_thread(image_choice.let_go, work)
+                raise
             serving = (
                 work.container is not None
                 and work.container.running
