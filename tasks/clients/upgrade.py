@@ -47,7 +47,7 @@ def find_image(work: Work, image: str, pinned: str) -> str:
     Raises:
         NotFound, Refused, Unreachable: it cannot be had.
     """
-    return images.resolve(work.engine_client(), image, work.spec.pull, pinned or None)
+    return images.resolve(work.engine_client(), image, work.spec.pull, pinned or None, work.registry_login)
 
 
 def already(work: Work, image: str, image_id: str, serves: bool) -> str:

@@ -63,14 +63,12 @@ async def documents(client: str, spec: ZeroSpec, others: Mapping[str, str] | Non
     own = {name: kind.get_block_type_slug() for name, kind in kinds.items()}
     found = await read_documents({**own, BLOCK: TYPE, **(others or {})})
     # By themselves, since blocks of two types may bear one name.
-    for name, type_slug, kept_as in (
-        (spec.docker_host, TYPE, BLOCK),
-        (spec.registry_credentials, CREDENTIALS_TYPE, CREDENTIALS),
-    ):
-        if name:
-            found[kept_as] = needed(
-                (await read_documents({name: type_slug})).get(name), name, _MAKE_IT.format(type_slug)
-            )
+    if spec.docker_host:
+        there = await read_documents({spec.docker_host: TYPE})
+        found[BLOCK] = needed(there.get(spec.docker_host), spec.docker_host, _MAKE_IT.format("Docker Host"))
+    if spec.registry_credentials:
+        there = await read_documents({spec.registry_credentials: CREDENTIALS_TYPE})
+        found |= {CREDENTIALS: document for document in there.values()}
     return found
 
 
@@ -165,16 +163,20 @@ def take_twilio(work: Work, found: Mapping[str, BlockDocument]) -> None:
 
 
 def take_registry_login(work: Work, found: Mapping[str, BlockDocument]) -> None:
-    """Take the login at the image's registry where the spec names one."""
-    document = found.get(CREDENTIALS)
-    if document is None:
+    """Take the login at the image's registry where the spec names one.
+
+    Raises:
+        NotConfigured: there is no such block.
+    """
+    name = work.spec.registry_credentials
+    if not name:
         return
     from prefect_docker import DockerRegistryCredentials
 
     with _fitting():
-        block = needed(as_block(DockerRegistryCredentials, document), work.spec.registry_credentials)
-    password = block.password.get_secret_value()
-    work.registry_login = Login(work.spec.registry_credentials, block.registry_url, block.username, password)
+        block = as_block(DockerRegistryCredentials, found.get(CREDENTIALS))
+    block = needed(block, name, _MAKE_IT.format("Docker Registry Credentials"))
+    work.registry_login = Login(name, block.registry_url, block.username, block.password.get_secret_value())
 
 
 @contextmanager
