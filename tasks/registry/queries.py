@@ -106,3 +106,13 @@ def update_instance(engine: Engine, slug: str, **changes: Any) -> None:
         row.updated_at = now()
         session.add(row)
         session.commit()
+
+
+def note_looked(engine: Engine, slug: str, looked: dict[str, Any]) -> None:
+    """Remember what diagnose-client saw of a client; ``updated_at``, which says when its status began, stays."""
+    with Session(engine) as session:
+        row = session.get(ZeroInstance, slug)
+        if row is not None:
+            row.looked = looked
+            session.add(row)
+            session.commit()
