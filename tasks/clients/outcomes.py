@@ -7,6 +7,8 @@ from tasks.errors import Unhealthy
 
 SHOWN = 20
 """So many clients are named in a state message; the log has all of them."""
+FEW = 5
+"""So many are named in the name of a run."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ def summary(outcomes: Sequence[Outcome], done: str) -> str:
     '2 of 2 started: acme, beta.'
     """
     ill = [one for one in outcomes if not one.good]
+    if not outcomes:
+        return f"there are no clients to be {done}; run provision-client to make one."
     if len(outcomes) == 1 and not ill:
         return outcomes[0].sentence
     if not ill:
@@ -46,3 +50,13 @@ def summary(outcomes: Sequence[Outcome], done: str) -> str:
         f"{len(outcomes) - len(ill)} of {len(outcomes)} {done}; not {said}{more}",
         "mend what each one names and run again",
     )
+
+
+def few(clients: Sequence[str]) -> str:
+    """Some clients by name, the rest by number, as a run's name shows them.
+
+    >>> few(["a", "b"]), few(list("abcdefg"))
+    ('a, b', 'a, b, c, d, e and 2 more')
+    """
+    rest = f" and {len(clients) - FEW} more" if len(clients) > FEW else ""
+    return ", ".join(clients[:FEW]) + rest
