@@ -112,12 +112,7 @@ def put_back(server: Server, name: str, copied: Copied) -> str:
                     connection.execute(statement("DROP DATABASE {name}", name))
             except errors.ObjectInUse:
                 raise _in_use(server, connection, name) from None
-        connection.execute(
-            sql.SQL("ALTER DATABASE {copy} RENAME TO {name}").format(
-                copy=sql.Identifier(copy_name(name)), name=sql.Identifier(name)
-            )
-        )
-        _limit(connection, name, CONNECTIONS + 10)
+        _take_place(connection, name)
     return ""
 
 
@@ -167,6 +162,15 @@ def _closed(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> Ite
                 connection.execute(statement("REVOKE {name} FROM CURRENT_USER", name))
             if name in _oids(connection, name):
                 _limit(connection, name, CONNECTIONS + 10)
+
+
+def _take_place(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
+    connection.execute(
+        sql.SQL("ALTER DATABASE {copy} RENAME TO {name}").format(
+            copy=sql.Identifier(copy_name(name)), name=sql.Identifier(name)
+        )
+    )
+    _limit(connection, name, CONNECTIONS + 10)
 
 
 def _limit(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, limit: int) -> None:

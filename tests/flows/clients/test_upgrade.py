@@ -88,28 +88,6 @@ async def test_a_client_moves_to_another_image_on_its_port_with_its_data_and_a_s
     assert "nothing to change" in (await run(slug)).message
 
 
-async def test_an_image_that_migrates_and_then_fails_is_taken_back_with_the_database_as_it_was(
-    house, zero_image, bad_image, slug, docker_client, postgres_server
-):
-    assert (await run(slug, wanted(zero_image))).is_completed()
-    before = queries.get_instance(house, slug)
-    put_rows(postgres_server, slug)
-    with postgres_server.connect() as connection:
-        connection.execute(f"ALTER DATABASE {ClientNames(slug).database} SET search_path = public, drizzle")
-    state = await upgrade([slug], bad_image)
-    assert state.is_failed()
-    assert f"the upgrade to {bad_image} failed" in state.message and "crashed on purpose" in state.message
-    assert f"the old image serves again at http://localhost:{before.host_port}" in state.message
-    only_one_of_each(house, docker_client, postgres_server, slug, zero_image)
-    after = queries.get_instance(house, slug)
-    assert (after.container_id, after.last_error) == (before.container_id, state.message)
-    assert tables(postgres_server, slug) == {"kept"}
-    with postgres_server.connect(ClientNames(slug).database) as connection:
-        assert connection.execute("SELECT word FROM kept").fetchall() == [("here",)]
-        assert connection.execute("SHOW search_path").fetchone() == ("public, drizzle",)
-    assert "nothing to change" in (await run(slug)).message
-
-
 async def test_an_image_that_does_not_exist_or_a_backup_that_fails_touches_nothing(
     house, zero_image, next_image, slug, docker_client, postgres_server, monkeypatch, tmp_path
 ):
@@ -126,21 +104,33 @@ async def test_an_image_that_does_not_exist_or_a_backup_that_fails_touches_nothi
     only_one_of_each(house, docker_client, postgres_server, slug, zero_image)
 
 
-async def test_a_fleet_stops_when_its_first_client_fails_and_says_who_was_not_attempted(
+async def test_a_fleet_stops_at_its_first_client_that_fails_whose_image_and_database_are_as_they_were(
     house, zero_image, bad_image, slugs, docker_client, postgres_server
 ):
     off, first, second = slugs(), slugs(), slugs()
     assert (await run(off, wanted(zero_image, enabled=False))).is_completed()
     for name in (first, second):
         assert (await run(name, wanted(zero_image))).is_completed()
-    untouched = queries.get_instance(house, second).container_id
+    before, untouched = queries.get_instance(house, first), queries.get_instance(house, second)
+    put_rows(postgres_server, first)
+    with postgres_server.connect() as connection:
+        connection.execute(f"ALTER DATABASE {ClientNames(first).database} SET search_path = public, drizzle")
     state = await upgrade([off, first, second], bad_image)
     assert state.is_failed()
     assert state.message.startswith(f"0 of 3 upgraded to {bad_image}; 1 not to be upgraded: {off}: not enabled")
     assert f"1 failed: {first}: the upgrade to {bad_image} failed" in state.message
+    assert "crashed on purpose" in state.message
+    assert f"the old image serves again at http://localhost:{before.host_port}" in state.message
     assert f"stopped there, 1 not attempted: {second}" in state.message
+    assert docker_client.api.inspect_container(ClientNames(second).container)["Id"] == untouched.container_id
     only_one_of_each(house, docker_client, postgres_server, first, zero_image)
-    assert docker_client.api.inspect_container(ClientNames(second).container)["Id"] == untouched
+    after = queries.get_instance(house, first)
+    assert after.container_id == before.container_id and "the old image serves again" in (after.last_error or "")
+    assert tables(postgres_server, first) == {"kept"}
+    with postgres_server.connect(ClientNames(first).database) as connection:
+        assert connection.execute("SELECT word FROM kept").fetchall() == [("here",)]
+        assert connection.execute("SHOW search_path").fetchone() == ("public, drizzle",)
+    assert "nothing to change" in (await run(first)).message
 
 
 async def test_a_slug_and_an_image_of_the_wrong_form_are_refused(house):
