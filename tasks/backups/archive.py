@@ -140,6 +140,9 @@ def temporary(path: Path) -> Iterator[tuple[io.FileIO, Path]]:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(error, path.parent) from None
+    try:
         sweep(path)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -176,6 +179,19 @@ def publish(part: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _no_folder(error: OSError, folder: Path) -> FleetError:
+    """Why ``folder`` could not be made, where it had to be: below something that lets nobody make one, like ``/proc``."""
+    import errno
+
+    if error.errno != errno.ENOENT:
+        return disk_error(error, folder)
+    there = next((above for above in folder.parents if above.exists()), folder)
+    return Refused(
+        f"the folder {folder} cannot be made: the system lets nobody make a folder in {there} ({error.strerror})",
+        "choose another folder in the block backup-policy (LOCAL_BACKUP_DIR)",
+    )
 
 
 def disk_error(error: OSError, path: Path) -> FleetError:

@@ -143,7 +143,7 @@ def read(path: Path) -> Manifest | None:
     """
     try:
         return Manifest.from_json(beside(path).read_text(encoding="utf-8"), beside(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -72,7 +72,8 @@ def _drop(admin, names: ClientNames, app: str) -> None:
 
 async def _policy(folder: Path, **other) -> None:
     given = {"mail_enabled": True, "recipients": ["ops@example.org"], "sender": "Backups <ops@example.org>"}
-    await BackupPolicy(directory=str(folder / "backups"), **(given | other)).save("backup-policy", overwrite=True)
+    given["directory"] = str(folder / "backups")
+    await BackupPolicy(**(given | other)).save("backup-policy", overwrite=True)
 
 
 async def _run(flow, **parameters) -> tuple[str, str]:
@@ -154,6 +155,17 @@ async def test_bad_input_is_refused_in_words(house):
     name, said = await _run(backup_database, client="flowacme")
     assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said
     assert not (house / "backups").exists()
+
+
+async def test_a_folder_that_cannot_be_is_named_with_the_reason(house):
+    (house / "file").write_text("")
+    for folder, words in (
+        (house / "file", f"{house}/file/flowacme or a part of its path is a file, not a folder"),
+        (Path("/proc/x"), "the folder /proc/x/flowacme cannot be made: the system lets nobody make a folder in /proc"),
+    ):
+        await _policy(house, directory=str(folder))
+        name, said = await _run(backup_database, client="flowacme")
+        assert name == "Failed" and words in said and "in the block backup-policy" in said
 
 
 async def test_a_client_without_its_database_or_password_is_sent_to_provisioning(house, postgres_server):
