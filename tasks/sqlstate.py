@@ -11,31 +11,32 @@ class NotLetIn(Refused):
     """The server answers, but has no such database or role, or another password for it."""
 
 
-def explain(text: str, sqlstate: str | None, server: str, user: str, database: str) -> FleetError:
+def explain(text: str, sqlstate: str | None, server: str, user: str, database: str, block: str = "") -> FleetError:
     """The error to raise for what the server at ``server`` answered to ``user`` on ``database``.
 
     Args:
         text: the server's or libpq's message; only its first line is shown, and only where it is not understood.
         sqlstate: five characters, or None where the connection itself failed.
         server: ``host:port``, as shown to the operator.
+        block: the block that host, port and password come from, where the caller knows it.
 
     >>> print(explain('FATAL:  password authentication failed for user "p"', None, "db:5432", "p", "postgres"))
     PostgreSQL at db:5432 refused the password of role p; correct the password in the block and run again.
     >>> print(explain("fe_sendauth: no password supplied", None, "db:5432", "p", "postgres"))
     PostgreSQL at db:5432 refused role p: no password given; fill the password in the block and run again.
-    >>> print(explain("connection refused", None, "db:5432", "p", "postgres"))
-    PostgreSQL at db:5432 does not answer (connection refused); start it, or correct host and port in the block.
+    >>> print(explain("connection refused", None, "db:5432", "p", "postgres", "app-database"))
+    PostgreSQL at db:5432 does not answer (connection refused); start it, or correct host and port in the block app-database.
     """
-    low = text.lower()
+    low, its_block = text.lower(), f"the block {block}".rstrip()
     if "no password supplied" in low:  # libpq's own, where the server asks for one and we hold none
         return Refused(
             f"PostgreSQL at {server} refused role {user}: no password given",
-            "fill the password in the block and run again",
+            f"fill the password in {its_block} and run again",
         )
     if sqlstate in ("28P01", "28000") or "password authentication failed" in low:
         return NotLetIn(
             f"PostgreSQL at {server} refused the password of role {user}",
-            "correct the password in the block and run again",
+            f"correct the password in {its_block} and run again",
         )
     if "no pg_hba.conf entry" in low:
         return Refused(
@@ -68,7 +69,7 @@ def explain(text: str, sqlstate: str | None, server: str, user: str, database: s
     if sqlstate is None or sqlstate[:2] in ("08", "57"):
         return Unreachable(
             f"PostgreSQL at {server} does not answer ({_short_cause(low)})",
-            "start it, or correct host and port in the block",
+            f"start it, or correct host and port in {its_block}",
         )
     return Refused(
         f"PostgreSQL at {server} refused a statement of {user} on {database} ({sqlstate}: {first_line(text)})",

@@ -280,11 +280,11 @@ def pg_dump_error(said: str, code: int | None, database: Database) -> FleetError
             "see whether something kills it (memory), and run again",
         )
     if "connection to " in low or "no space left" in low:
-        return explain(line, None, database.server, database.user, database.name)
+        return explain(line, None, database.server, database.user, database.name, database.block)
     if "permission denied" in low:
-        return explain(line, "42501", database.server, database.user, database.name)
+        return explain(line, "42501", database.server, database.user, database.name, database.block)
     if "statement timeout" in low:
-        return explain(line, "57014", database.server, database.user, database.name)
+        return explain(line, "57014", database.server, database.user, database.name, database.block)
     return Refused(
         f"pg_dump of {database.name} at {database.server} failed ({first_line(line)}), the previous backup is untouched",
         "mend what it names and run again",

@@ -17,6 +17,7 @@ class Database:
     Args:
         host: name, address or folder of the socket.
         sslmode: libpq's.
+        block: the block that says all that, for the sentences about it.
     """
 
     host: str
@@ -25,6 +26,7 @@ class Database:
     user: str
     password: str = field(repr=False)
     sslmode: str = "prefer"
+    block: str = ""
 
     @property
     def server(self) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # they bring psycopg, which a flow's cold start can do withou
 PROGRESS_SECONDS = 3.0
 """A dump that is shorter shows no progress; a longer one that often."""
 SMTP = "smtp"
+SERVER = "postgres-server"
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ async def verify_targets(targets: list[Target]) -> list[Verdict]:
 
     keeper = await _keeper()
     policy, settings = await _policy(), installation()
-    server = needed(await find(PostgresServer, "postgres-server"), "postgres-server")
+    server = needed(await find(PostgresServer, SERVER), SERVER)
     trial = Trial(
         Database(
             server.host,
@@ -186,6 +187,7 @@ async def verify_targets(targets: list[Target]) -> list[Verdict]:
             server.username,
             server.password.get_secret_value(),
             server.sslmode,
+            SERVER,
         ),
         settings.fleet,
         policy.restore_seconds,
@@ -249,19 +251,21 @@ async def _database(keeper: "Keeper", whose: Target) -> tuple[Database, str]:
                 "give the name of a Zero Fleet PostgreSQL Database block, like app-database",
             )
         block = needed(block, whose.database)
-        return _as_database(block, block.database, block.username, block.password), block.username
+        return _as_database(block, whose.database, block.database, block.username, block.password), block.username
     names = ClientNames(whose.client or "")
     await asyncio.to_thread(get_instance, keeper.engine, names.slug)
-    server = needed(await find(PostgresServer, "postgres-server"), "postgres-server")
+    server = needed(await find(PostgresServer, SERVER), SERVER)
     cure = f"run provision-client for {names.slug}, which makes it"
     secrets = needed(await find(ZeroSecrets, names.secrets_block), names.secrets_block, cure)
     if not secrets.database_password.get_secret_value():
         raise NotConfigured(f"the block {names.secrets_block} has no database password yet", cure)
-    return _as_database(server, names.database, names.role, secrets.database_password), server.username
+    return _as_database(server, SERVER, names.database, names.role, secrets.database_password), server.username
 
 
-def _as_database(where: PostgresServer | PostgresDatabase, name: str, user: str, password: SecretStr) -> Database:
-    return Database(where.host, where.port, name, user, password.get_secret_value(), where.sslmode)
+def _as_database(
+    where: PostgresServer | PostgresDatabase, block: str, name: str, user: str, password: SecretStr
+) -> Database:
+    return Database(where.host, where.port, name, user, password.get_secret_value(), where.sslmode, block)
 
 
 async def _account() -> Account:

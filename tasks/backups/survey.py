@@ -94,7 +94,7 @@ def _cut(connection: psycopg.Connection, cut: threading.Event) -> None:
 
 def explained(error: psycopg.Error, database: Database) -> FleetError:
     """Our error for psycopg's."""
-    return explain(str(error), error.sqlstate, database.server, database.user, database.name)
+    return explain(str(error), error.sqlstate, database.server, database.user, database.name, database.block)
 
 
 def look(connection: psycopg.Connection, database: Database) -> Survey:

@@ -38,6 +38,8 @@ class Server:
     maintenance_database: str = "postgres"
     sslmode: str = "prefer"
     harden: bool = False
+    block: str = "postgres-server"
+    """Where all that comes from, for the sentences about it."""
 
     @property
     def name(self) -> str:
@@ -187,7 +189,8 @@ def connected(
         ) as connection:
             yield connection
     except psycopg.Error as error:
-        raise explain(str(error), error.sqlstate, server.name, user, database) from None
+        block = server.block if user == server.username else ""
+        raise explain(str(error), error.sqlstate, server.name, user, database, block) from None
 
 
 @contextmanager

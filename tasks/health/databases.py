@@ -25,6 +25,8 @@ class DatabaseServer:
     password: str = field(repr=False)
     database: str
     sslmode: str = "prefer"
+    block: str = "postgres-server"
+    """Where all that comes from, for the sentences about it."""
 
 
 def look(server: DatabaseServer, clients: Iterable[str]) -> dict[str, str]:
@@ -66,7 +68,6 @@ def _connectable(server: DatabaseServer) -> frozenset[str]:
             rows = connection.execute("SELECT datname FROM pg_database WHERE datallowconn").fetchall()
     except psycopg.Error as error:
         # The cause may hold the connection string; the sentence does not.
-        raise explain(
-            str(error), error.sqlstate, f"{server.host}:{server.port}", server.username, server.database
-        ) from None
+        name = f"{server.host}:{server.port}"
+        raise explain(str(error), error.sqlstate, name, server.username, server.database, server.block) from None
     return frozenset(row[0] for row in rows)

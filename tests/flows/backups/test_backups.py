@@ -157,6 +157,16 @@ async def test_bad_input_is_refused_in_words(house):
     assert not (house / "backups").exists()
 
 
+async def _past_the_form(block: str, **values: object) -> None:
+    """Write into a block what its form would refuse."""
+    async with get_client() as client:
+        found = await client.request(
+            "POST", "/block_documents/filter", json={"block_documents": {"name": {"any_": [block]}}}
+        )
+        path = f"/block_documents/{found.json()[0]['id']}"
+        await client.request("PATCH", path, json={"data": values, "merge_existing_data": True})
+
+
 async def test_a_folder_that_cannot_be_is_named_with_the_reason(house):
     (house / "file").write_text("")
     for folder, words in (
@@ -166,6 +176,15 @@ async def test_a_folder_that_cannot_be_is_named_with_the_reason(house):
         await _policy(house, directory=str(folder))
         name, said = await _run(backup_database, client="flowacme")
         assert name == "Failed" and words in said and "in the block backup-policy" in said
+
+
+async def test_a_server_that_lets_nobody_in_is_told_with_the_name_of_its_block(house):
+    await _past_the_form("app-database", password="hush")
+    name, said = await _run(backup_database, database="app-database")
+    assert name == "Failed" and "correct the password in the block app-database and run again" in said
+    await _past_the_form("postgres-server", port=1)
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Failed" and "correct host and port in the block postgres-server" in said
 
 
 async def test_a_client_without_its_database_or_password_is_sent_to_provisioning(house, postgres_server):
