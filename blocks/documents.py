@@ -1,7 +1,8 @@
 """Finding block documents by name."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -16,18 +17,42 @@ from pydantic import ValidationError
 B = TypeVar("B", bound=Block)
 
 
+class DoesNotFit(Exception):
+    """A block that is there does not fit its type: an older version's, or written past the form. Shows names, never values."""
+
+    def __init__(self, name: str, kind: type[Block], refused: ValidationError) -> None:
+        fields = sorted({str(error["loc"][0]) for error in refused.errors(include_input=False) if error["loc"]})
+        self.what = f"the block {name} does not fit its type {kind.get_block_type_name()}"
+        self.what += f" (fields: {', '.join(fields)})" if fields else ""
+        self.cure = "open it in the Prefect UI under Blocks, correct it and save it"
+        super().__init__(f"{self.what}; {self.cure}.")
+
+
+@contextmanager
+def _fitting(kind: type[Block], name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValidationError, RuntimeError) as error:
+        # Prefect's own loading wraps it; the text of either may hold values.
+        refused = error if isinstance(error, ValidationError) else error.__cause__
+        if not isinstance(refused, ValidationError):
+            raise
+        raise DoesNotFit(name, kind, refused) from None
+
+
 async def find(kind: type[B], name: str) -> B | None:
     """The block ``name`` of type ``kind``, or None when there is none; one or two calls to Prefect's API (60-90 ms).
 
     Raises:
-        ValidationError: the document does not fit the type (an older version's); its text may hold values: do not show it.
+        DoesNotFit: the document does not fit the type.
     """
-    try:
-        return await kind.aload(name)
-    except ValidationError:
-        raise
-    except ValueError:  # Prefect's answer to a name it does not know
-        return None
+    with _fitting(kind, name):
+        try:
+            return await kind.aload(name)
+        except ValidationError:
+            raise
+        except ValueError:  # Prefect's answer to a name it does not know
+            return None
 
 
 async def types_of(name: str) -> list[str]:
@@ -65,9 +90,12 @@ def as_block(kind: type[B], document: BlockDocument | None) -> B | None:
     """The block of type ``kind`` that ``document`` holds.
 
     Raises:
-        ValidationError: as for ``find``.
+        DoesNotFit: as for ``find``.
     """
-    return None if document is None else kind._from_block_document(document)
+    if document is None:
+        return None
+    with _fitting(kind, document.name or "without a name"):
+        return kind._from_block_document(document)
 
 
 async def delete(kind: type[Block], name: str) -> bool:

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from blocks.documents import DoesNotFit
 from tasks.errors import FleetError
 
 P = ParamSpec("P")
@@ -28,7 +29,7 @@ def told(flow: Callable[P, Awaitable[str]]) -> Callable[P, Awaitable[State[Any]]
     async def tell(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
             return Completed(message=await flow(*args, **kwargs))
-        except FleetError as error:
+        except (FleetError, DoesNotFit) as error:
             get_run_logger().error(str(error))
             return Failed(message=str(error))
         except Exception as error:

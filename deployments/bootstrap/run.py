@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
+from blocks.documents import DoesNotFit
 from blocks.installation import installation
 from blocks.registry import registry_url
 from deployments.bootstrap.difference import WRITTEN, BlockDifference, Outcome, compare, merged
@@ -24,7 +25,7 @@ from deployments.bootstrap.plan import WITHOUT, Wanted, make_plan
 from deployments.bootstrap.refusals import BadSettings, Refusals
 from deployments.bootstrap.report import Report
 from deployments.bootstrap.written import Written, read_written, remember
-from tasks.errors import Conflict, NotConfigured, Unreachable
+from tasks.errors import Conflict, Damaged, NotConfigured, Unreachable
 from tasks.registry import revision
 
 
@@ -87,6 +88,8 @@ async def bootstrap(
             if not dry_run:
                 await _write(client, plan.wanted, blocks, existing, written, overwrite)
             imported = await import_grant(client, files.grant, again=overwrite, dry_run=dry_run)
+    except DoesNotFit as error:
+        raise Damaged(error.what, error.cure) from None
     except httpx.TransportError:
         raise Unreachable(
             "Prefect's API does not answer", "start the stack with `make up`, or set PREFECT_API_URL"

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blocks.documents import find
+from blocks.documents import DoesNotFit, find
 from blocks.gmail import GmailHandshake, GoogleOAuthClient
 from blocks.installation import installation
 from deployments.gateway.pages import SECURITY_HEADERS, page
@@ -115,7 +115,7 @@ def guarded(route: str, handler: Callable[[Request], Awaitable[Response]]) -> Ro
 async def _answer(handler: Callable[[Request], Awaitable[Response]], request: Request, route: str) -> Response:
     try:
         return await handler(request)
-    except FleetError as error:
+    except (FleetError, DoesNotFit) as error:
         log.error("%s: %s", route, error)
         return page("Not possible right now", "This service is not set up yet. Tell its operator to see its log.", 503)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from blocks.backups import BackupPolicy, PostgresDatabase, smtp_account
 from blocks.clients import PostgresServer, ZeroSecrets
-from blocks.documents import find, types_of
+from blocks.documents import DoesNotFit, find, types_of
 from blocks.installation import installation
 from blocks.registry import open_registry
 from tasks.backups import delivery, history, message, report
@@ -269,7 +269,10 @@ def _as_database(
 
 
 async def _account() -> Account:
-    block = needed(await smtp_account(SMTP), SMTP)
+    try:
+        block = needed(await smtp_account(SMTP), SMTP)
+    except DoesNotFit as error:
+        raise NotConfigured(error.what, error.cure) from None
     if not block.verify:
         raise NotConfigured(
             "the block smtp has verify off, and certificates are always verified here",

@@ -10,11 +10,11 @@ from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import BlockDocument
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
 from blocks.docker import BLOCK, TYPE, docker_host
-from blocks.documents import Registered, as_block, read_documents, registered, save
+from blocks.documents import DoesNotFit, Registered, as_block, read_documents, registered, save
 from blocks.gmail import GoogleOAuthClient
 from blocks.installation import installation
 from tasks.clients import postgres, provisioning
@@ -68,7 +68,8 @@ async def documents(client: str, spec: ZeroSpec, others: Mapping[str, str] | Non
         found[BLOCK] = needed(there.get(spec.docker_host), spec.docker_host, _MAKE_IT.format("Docker Host"))
     if spec.registry_credentials:
         there = await read_documents({spec.registry_credentials: CREDENTIALS_TYPE})
-        found |= {CREDENTIALS: document for document in there.values()}
+        if there:
+            found[CREDENTIALS] = there[spec.registry_credentials]
     return found
 
 
@@ -183,10 +184,8 @@ def take_registry_login(work: Work, found: Mapping[str, BlockDocument]) -> None:
 def _fitting() -> Iterator[None]:
     try:
         yield
-    except ValidationError as error:  # its text may hold values
-        raise NotConfigured(
-            f"a block of type {error.title} does not fit this version", "open it in the Prefect UI, fill it and save it"
-        ) from None
+    except DoesNotFit as error:
+        raise NotConfigured(error.what, error.cure) from None
 
 
 def _plain(block: ZeroSecrets | None) -> Secrets:

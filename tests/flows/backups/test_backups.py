@@ -167,6 +167,25 @@ async def _past_the_form(block: str, **values: object) -> None:
         await client.request("PATCH", path, json={"data": values, "merge_existing_data": True})
 
 
+async def test_a_block_that_does_not_fit_its_type_is_named_with_its_fields_and_without_values(house):
+    await _past_the_form("backup-policy", timeout_seconds=0, recipients="hush")
+    for flow in (backup_database, verify_backup):
+        name, said = await _run(flow, client="flowacme")
+        assert name == "Failed" and "hush" not in said
+        assert said == (
+            "the block backup-policy does not fit its type Zero Fleet Backup Policy (fields: recipients, timeout_seconds); "
+            "open it in the Prefect UI under Blocks, correct it and save it."
+        )
+
+
+async def test_a_mail_account_that_does_not_fit_is_named_and_the_backup_stands(house, installed_registry):
+    await _past_the_form("smtp", smtp_port="hush")
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Failed" and "hush" not in said and "the block smtp does not fit its type" in said
+    row = _row(installed_registry, Target(client="flowacme"))
+    assert row.delivery is Delivery.FAILED and "the block smtp does not fit" in str(row.delivery_error)
+
+
 async def test_a_folder_that_cannot_be_is_named_with_the_reason(house):
     (house / "file").write_text("")
     for folder, words in (
