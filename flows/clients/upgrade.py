@@ -8,7 +8,7 @@ from pydantic import Field
 
 from flows.outcome import NOWHERE, told
 from tasks.backups.steps import dump_database
-from tasks.clients.outcomes import Outcome
+from tasks.clients.outcomes import Outcome, few
 from tasks.clients.steps.operation import operation
 from tasks.clients.steps.several import choose, each
 from tasks.clients.steps.upgrade import back_to_the_old_image_if_it_fails, commit, look, set_aside, try_new
@@ -22,10 +22,9 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 def run_name() -> str:
-    """`upgrade acme to IMAGE`, `upgrade 12 clients to IMAGE`."""
+    """`upgrade acme, beta to IMAGE`: Prefect's own template would show a Python list."""
     given = flow_run.parameters
-    clients = given.get("clients") or ["nobody"]
-    return f"upgrade {clients[0] if len(clients) == 1 else f'{len(clients)} clients'} to {given.get('image')}"
+    return f"upgrade {few(given.get('clients', ()))} to {given.get('image')}"
 
 
 @flow(name="upgrade-zero", flow_run_name=run_name, persist_result=False, result_storage=NOWHERE)

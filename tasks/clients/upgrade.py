@@ -6,7 +6,7 @@ image had been seen to serve is finished, any other is taken back.
 
 from dataclasses import asdict
 
-from tasks.clients import database_copy, images, postgres, provisioning, trial
+from tasks.clients import builds, database_copy, image_choice, images, postgres, provisioning, trial
 from tasks.clients.database_copy import Copied
 from tasks.clients.trial import ASIDE, COMMIT, COPY, TRY
 from tasks.clients.work import Work
@@ -38,7 +38,7 @@ def left_alone(work: Work) -> str:
 
 
 def find_image(work: Work, image: str, pinned: str) -> str:
-    """The id of ``image`` on the client's engine, pulled when its spec says so.
+    """The id of ``image`` on the client's engine, pulled when its spec says so; never built, since a mistyped tag would be, too.
 
     Args:
         pinned: what the name meant for the clients before; kept where the engine has it, so that a tag which moves meanwhile
@@ -75,6 +75,7 @@ def prepare(work: Work, image: str, image_id: str) -> int:
     size = database_copy.refuse_existing(work.postgres_server(), work.names.database)
     work.spec = work.spec.model_copy(update={"image": image})
     work.image_id = image_id
+    work.baked_url = images.label(work.engine_client(), image_id, builds.LABEL_URL)
     provisioning.settle_container(work)
     return size
 
@@ -111,7 +112,8 @@ def commit(work: Work) -> str:
     }
     trial.note(work, COMMIT, row=row)
     _finish(work)
-    return f"{work.client}: upgraded from {old} to {work.spec.image}, running at {work.url}"
+    said = f"{work.client}: upgraded from {old} to {work.spec.image}, running at {work.url}"
+    return "; ".join(filter(None, [said, image_choice.warning(work)]))
 
 
 def take_back(work: Work) -> str:

@@ -37,6 +37,8 @@ def summary(outcomes: Sequence[Outcome], tried: Collection[str], not_attempted: 
     Raises:
         Unhealthy: some failed.
     """
+    if not outcomes:
+        return "there are no clients to be upgraded; run provision-client to make one."
     if len(outcomes) == 1 and outcomes[0].good and not not_attempted:
         return outcomes[0].sentence
     upgraded = [one.client for one in outcomes if one.good and one.client in tried]
