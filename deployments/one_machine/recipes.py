@@ -145,17 +145,17 @@ def _google_blocks(place: Stack) -> "list[Wanted]":
     web = json.loads(_credentials(place).read_text())["web"]
     base = f"http://127.0.0.1:{place.google_port}"
     client = {"client_id": web["client_id"], "client_secret": SecretStr(web["client_secret"])}
-    endpoints = {
+    urls = {
         "auth_uri": web["auth_uri"],
         "token_uri": web["token_uri"],
         "revoke_uri": f"{base}/oauth2/revoke",
         "userinfo_uri": f"{base}/oauth2/v2/userinfo",
         "gmail_api": base,
-        "scopes": ["openid", "email", "profile", "https://www.googleapis.com/auth/gmail.readonly"],
     }
+    scopes = ["openid", "email", "profile", "https://www.googleapis.com/auth/gmail.readonly"]
     return [
-        Wanted("google-zero", GoogleOAuthClient, client),
-        Wanted("google-gmail", GoogleOAuthClient, {**client, **endpoints}),
+        Wanted("google-zero", GoogleOAuthClient, {**client, **urls}),
+        Wanted("google-gmail", GoogleOAuthClient, {**client, **urls, "scopes": scopes}),
     ]
 
 

@@ -7,6 +7,7 @@ nothing else is taken for it.
 import json
 import secrets as randomness
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -199,18 +200,20 @@ def _beside(client: "DockerClient", way: Way, image_id: str, network: str, other
                 mem_limit=256 << 20,
                 pids_limit=64,
                 init=True,
+                auto_remove=True,  # it goes also when we are killed
             ),
         )
         try:
             for other in others:
                 api.connect_container_to_network(made["Id"], other)
+            # Attached before it starts: afterwards its log may be gone with it.
+            output = api.attach(made["Id"], stdout=True, stderr=False, stream=True)
             api.start(made["Id"])
-            api.wait(made["Id"], timeout=SECONDS * 3)
-            raw: bytes = api.logs(made["Id"], stdout=True, stderr=False)
-            return raw.decode("utf-8", "replace")
+            return b"".join(output).decode("utf-8", "replace")
         except docker.errors.APIError as error:
             if "executable file not found" in str(error.explanation) or "no such file" in str(error.explanation):
                 return ""
             raise
         finally:
-            api.remove_container(made["Id"], force=True, v=True)
+            with suppress(docker.errors.APIError):  # gone, or going
+                api.remove_container(made["Id"], force=True, v=True)
