@@ -24,6 +24,16 @@ RESTARTS = 2
 """So many restarts while we wait are a crash loop."""
 
 
+EXIT_CODES = {
+    0: "its program came to an end by itself",
+    126: "its start command may not be executed",
+    127: "its start command is not in the image",
+    137: "it was killed",
+    139: "its program broke down",
+    143: "it was told to stop",
+}
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a path answered: a status code and a body, or why there was none."""
@@ -71,7 +81,8 @@ def dead(seen: Seen | None, restarts_before: int) -> str | None:
     if restarts >= RESTARTS:
         return f"it crashes in a loop ({restarts} restarts, last exit code {seen.exit_code})"
     if seen.state in ("exited", "dead"):
-        return f"it ended with exit code {seen.exit_code}"
+        known = EXIT_CODES.get(seen.exit_code)
+        return f"it ended with exit code {seen.exit_code}{f': {known}' if known else ''}"
     if seen.state == "paused":
         return "it is paused"
     return None
@@ -79,6 +90,33 @@ def dead(seen: Seen | None, restarts_before: int) -> str | None:
 
 _KINDS = ("schema", "table", "relation", "sequence", "view", "function", "type", "database")
 _NOT_ITS_OWN = ("must be owner of", *(f"permission denied for {kind} " for kind in _KINDS))
+
+
+_SAYINGS = (
+    (
+        ("too many clients already", "remaining connection slots"),
+        "PostgreSQL has no connection left for it",
+        "raise max_connections of the server, or end sessions that nobody needs",
+    ),
+    (("database system is starting up",), "PostgreSQL is still starting", "wait until it answers and run again"),
+    (
+        ("no space left on device", "could not extend file"),
+        "there is no disk space left",
+        "free some on the Docker host and on PostgreSQL's, and run again",
+    ),
+    (("heap out of memory",), "its program ran out of memory", "give it more with spec.memory"),
+    (
+        ("cannot find module", "err_module_not_found"),
+        "its image lacks a part of the program",
+        "pull or build the image again, or go back to the one before",
+    ),
+    (
+        ("exec format error",),
+        "its image is made for another kind of processor",
+        "take or build an image for the Docker host's",
+    ),
+)
+"""Words in a log, in small letters, what they mean, and what to do."""
 
 
 def reason(lines: Sequence[str], role: str = "zero_client_…") -> tuple[str, str] | None:
@@ -119,6 +157,10 @@ def reason(lines: Sequence[str], role: str = "zero_client_…") -> tuple[str, st
             return (f"role {role} may not make or use its tables", ownership_cure(role))
         if "DATABASE_URL" in line and "not set" in line:
             return ("it got no DATABASE_URL", "run provision-client again")
+        low = line.lower()
+        for signs, cause, cure in _SAYINGS:
+            if any(sign in low for sign in signs):
+                return cause, cure
     return None
 
 

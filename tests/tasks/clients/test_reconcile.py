@@ -54,6 +54,7 @@ def test_the_steps_are_those_missing(database, seen, serves, wanted, steps):
     [
         (None, "gone"),
         (container("exited", exit_code=1), "exit code 1"),
+        (container("exited", exit_code=127), "exit code 127: its start command is not in the image"),
         (container(oom_killed=True), "memory"),
         (container("restarting", restart_count=5), "loop"),
         (container("paused"), "paused"),
@@ -79,6 +80,11 @@ def test_one_restart_is_no_loop_and_old_restarts_do_not_count():
         ("PostgresError: permission denied for table mail0_user", "ALTER … OWNER TO zero_client_acme"),
         ("PostgresError: must be owner of table mail0_user", "REASSIGN OWNED BY … TO zero_client_acme"),
         ("Error: getaddrinfo ENOTFOUND db", "cannot resolve"),
+        ("PostgresError: sorry, too many clients already", "no connection left for it"),
+        ("Error: ENOSPC: no space left on device, write", "no disk space left"),
+        ("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "spec.memory"),
+        ("Error: Cannot find module '/app/dist/main.js'", "lacks a part of the program"),
+        ("exec /bin/sh: exec format error", "another kind of processor"),
     ],
 )
 def test_zeros_own_messages_are_understood(line, says):
