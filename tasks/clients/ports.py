@@ -17,6 +17,10 @@ from tasks.registry.models import ZeroInstance
 if TYPE_CHECKING:
     from docker import DockerClient
 
+HERE = frozenset({"local", "localhost", "127.0.0.1", "::1"})
+"""Names of engines whose ports are asked for on this machine, so that no two clients on them may share one: its own engine,
+another way to it, or a tunnel."""
+
 
 def parse_range(text: str) -> range:
     """The ports of a setting like ``20000-29999``.
@@ -139,10 +143,14 @@ def refuse_taken(port: int, host_ip: str, engine: str, held: dict[int, str], own
 
 
 def reserved(engine: Engine, docker_host: str) -> dict[int, str]:
-    """The ports reserved on ``docker_host``, and whose they are."""
+    """The ports reserved on ``docker_host`` or under another name of it, and whose they are."""
     with Session(engine) as session:
-        rows = session.exec(select(ZeroInstance).where(col(ZeroInstance.docker_host) == docker_host))
+        rows = session.exec(select(ZeroInstance).where(col(ZeroInstance.docker_host).in_(_names(docker_host))))
         return {row.host_port: row.client for row in rows if row.host_port}
+
+
+def _names(docker_host: str) -> frozenset[str]:
+    return HERE if docker_host in HERE else frozenset({docker_host})
 
 
 def reserve(engine: Engine, slug: str, docker_host: str, port: int) -> bool:
@@ -155,6 +163,12 @@ def reserve(engine: Engine, slug: str, docker_host: str, port: int) -> bool:
         row = session.get(ZeroInstance, slug)
         if row is None:
             raise NotFound(f"there is no client {slug!r}", "run provision-client for it first")
+        others = _names(docker_host) - {docker_host}  # its own name is the database's matter
+        same = select(ZeroInstance).where(
+            col(ZeroInstance.docker_host).in_(others), ZeroInstance.host_port == port, ZeroInstance.client != slug
+        )
+        if others and session.exec(same).first() is not None:
+            return False
         row.docker_host, row.host_port, row.updated_at = docker_host, port, now()
         session.add(row)
         try:

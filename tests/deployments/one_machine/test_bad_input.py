@@ -75,8 +75,11 @@ async def test_what_a_client_cannot_have_is_refused_and_leaves_nothing(stack: Ru
             slugs(): ({"host_port": port}, f"port {port} on 127.0.0.1 is taken"),
             slugs(): ({"host_port": row["host_port"]}, f"port {row['host_port']} belongs to client {client}"),
             slugs(): ({"image": "zero-nowhere:1", "pull": "never"}, "the image zero-nowhere:1 is not on the Docker host"),
-            slugs(): ({"image": "zero-nowhere:1", "pull": "auto"}, "the image zero-nowhere:1 "),
-            slugs(): ({"image": "registry.invalid/zero:1"}, "registry.invalid/zero:1"),
+            slugs(): ({"image": "zero-nowhere:1", "pull": "auto", "repo_url": ""}, "the image zero-nowhere:1 "),
+            slugs(): ({"image": "zero-nowhere:1", "repo_url": "http://127.0.0.1:1/x"}, "building it failed: http://127.0.0.1:1/x does"),
+            slugs(): ({"image": "registry.invalid/zero:1", "repo_url": ""}, "registry.invalid/zero:1"),
+            slugs(): ({"repo_url": "file:///etc"}, "is no http(s) address of a repository"),
+            slugs(): ({"build_args": {"NPM_TOKEN": "x"}}, "build_args has NPM_TOKEN, which looks like a secret"),
         }  # fmt: skip
         ended = await asyncio.gather(*(stack.provision(slug, **changes) for slug, (changes, _) in cases.items()))
     for (slug, (_, words)), one in zip(cases.items(), ended, strict=True):

@@ -165,6 +165,21 @@ async def test_a_port_that_was_given_out_changes_only_with_leave(house, zero_ima
         "http://localhost:29555/api/auth/callback/google"
     )
     assert "http://localhost:29555/api/auth/callback/google" in await page_of(slug)
+    kept = await run(slug, SpecChanges(reset=["host_port"]))
+    assert kept.is_failed() and "allow_new_port=true" in kept.message
+    back = await run(slug, SpecChanges(reset=["host_port"], allow_new_port=True))
+    assert back.is_completed(), back.message
+    assert queries.get_instance(house, slug).host_port not in (29555, None)
+
+
+async def test_an_address_that_the_host_does_not_have_takes_nothing_down(house, zero_image, slug, docker_client):
+    await run(slug, wanted(zero_image))
+    before = docker_client.api.inspect_container(ClientNames(slug).container)
+    refused = await run(slug, SpecChanges(host_ip="8.8.8.8"))
+    assert refused.message == "host_ip 8.8.8.8 is no address of the Docker host; use 127.0.0.1, 0.0.0.0 or one it has."
+    after = docker_client.api.inspect_container(ClientNames(slug).container)
+    assert (after["Id"], after["State"]["StartedAt"]) == (before["Id"], before["State"]["StartedAt"])
+    assert queries.get_instance(house, slug).spec["host_ip"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("client", ["acme'", "acme x", "../acme", "Acmé", "acme\n", "a--b", "-a", "1a"])
@@ -201,7 +216,7 @@ async def test_a_port_of_another_client_is_refused_by_name(house, zero_image, sl
 
 
 async def test_an_image_that_does_not_exist_is_refused_and_leaves_nothing(house, slug, docker_client, postgres_server):
-    state = await run(slug, wanted("zero-nowhere:latest"))
+    state = await run(slug, wanted("zero-nowhere:latest", repo_url=""))
     assert state.is_failed() and "the image zero-nowhere:latest is not on the Docker host" in state.message
     assert nothing_made(house, docker_client, postgres_server, slug)
 
