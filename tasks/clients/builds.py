@@ -1,11 +1,12 @@
 """Building an image from a git repository: the code, the recipe, the engine's own build, and a log that is kept."""
 
+import fcntl
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -28,7 +29,7 @@ TELL_SECONDS = 5.0
 KEPT_LOGS = 20
 LABEL_REPO, LABEL_COMMIT, LABEL_URL = "zero-fleet.repo", "zero-fleet.commit", "zero-fleet.url"
 """On an image that we built; the last one only where its browser code has that public URL baked in."""
-_WORK = "work-"
+_WORK, _JUST_NOW = "work-", 5.0
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -137,6 +138,8 @@ class _Telling:
 def _run(client: "DockerClient", tar: IO[bytes], tag: str, asked: dict[str, Any], telling: _Telling) -> str:
     """The engine's build, read to its end; the image's id."""
     import docker.errors
+    import requests.exceptions
+    import urllib3.exceptions
 
     deadline = time.monotonic() + BUILD_SECONDS
     image_id = ""
@@ -164,6 +167,11 @@ def _run(client: "DockerClient", tar: IO[bytes], tag: str, asked: dict[str, Any]
         raise
     except docker.errors.APIError as error:
         raise telling.failure(said(error)) from None
+    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
+        raise Unreachable(
+            f"building {tag} said nothing for {SILENCE_SECONDS} s, and was ended",
+            f"see what it waits for in its log, {telling.path}, and run again",
+        ) from None
     except Exception as error:
         raise explain(error, f"build {tag}") or error from None
     with answers(f"look up image {tag}"):
@@ -186,11 +194,26 @@ def _log_file(folder: Path, tag: str) -> Path:
 
 @contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
-    """A folder for one build, gone afterwards; one that a killed build left behind goes when it is too old to be in use."""
+    """A folder for one build, gone afterwards; one that a killed build left behind goes when the next one begins."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    too_old = time.time() - 2 * (checkout.CLONE_SECONDS + BUILD_SECONDS)
     for left in folder.glob(f"{_WORK}*"):
-        if left.stat().st_mtime < too_old:
-            rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder, ignore_cleanup_errors=True) as made:
-        yield Path(made)
+        with suppress(FileNotFoundError), _alone(left) as unused:
+            # One that was made just now may not be locked yet.
+            if unused and time.time() - left.stat().st_mtime > _JUST_NOW:
+                rmtree(left, ignore_errors=True)
+    made = tempfile.TemporaryDirectory(prefix=_WORK, dir=folder, ignore_cleanup_errors=True)
+    with made as name, _alone(Path(name)):
+        yield Path(name)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Lock ``folder``, which falls with this process; False: somebody has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(handle)

@@ -37,10 +37,12 @@ def _build(work: Work, reserve: Callable[[Work], None]) -> str:
     if not work.port and not work.spec.domain:
         work.registered_early = queries.register_client(work.registry, work.client)
         reserve(work)
+    work.tell(f"{tag} is found nowhere: building it, or waiting for the run that does")
     holder = f"run {work.run_id[:8]} ({work.operation} {work.client}, which builds it)"
     with alone(work.registry, work.engine, tag, holder, work.locks, work.house.time_zone):
         found = images.local(client, tag)
-        if found:  # another client's run built it meanwhile
+        if found:
+            work.tell(f"{tag} was built by another client's run meanwhile")
             return found
         built = builds.build(client, work.spec.source, tag, work.builds, work.tell, work.url)
     work.tell(f"{built}; log: {built.log}")

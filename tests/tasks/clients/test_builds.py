@@ -3,6 +3,8 @@
 import contextlib
 import os
 import secrets
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from tasks.clients import builds, checkout, recipe
 from tasks.errors import FleetError, InvalidInput, NotFound, Refused, Unreachable
 from tasks.registry.source import Source
+from tests.conftest import ROOT
 from tests.standins.git_server import Repository, served
 
 PLAIN = "FROM scratch\nCOPY hello /hello\n"
@@ -185,15 +188,71 @@ def test_no_link_of_a_repository_leads_out_of_it(repository, url, tmp_path, link
         recipe.find(tmp_path / "code", Source(url, context="apps" if link == "apps" else ""))
 
 
-def test_the_newest_logs_are_kept_and_what_a_killed_build_left_goes_with_time(folder):
+def test_the_newest_logs_are_kept(folder):
     folder.mkdir()
     for number in range(builds.KEPT_LOGS + 3):
         old = builds._log_file(folder, "ghcr.io/a/b:c")
         os.utime(old, (number, number))
     assert len(list(folder.glob("ghcr.io-a-b-c-*.log"))) == builds.KEPT_LOGS
-    for name, age in (("work-old", 86_400), ("work-new", 0)):
-        (folder / name).mkdir()
-        os.utime(folder / name, (time.time() - age,) * 2)
-    with builds._workspace(folder):
-        pass
-    assert not (folder / "work-old").exists() and (folder / "work-new").exists()
+
+
+SLEEPS = 'FROM {}\nRUN ["/bin/sh", "-c", "echo begun; sleep 30"]\n'
+
+
+def test_a_build_that_stays_silent_is_ended_and_one_that_speaks_is_told(
+    docker_client, repository, url, tag, folder, zero_image, monkeypatch
+):
+    repository.commit({"Dockerfile": SLEEPS.format(zero_image)})
+    monkeypatch.setattr(builds, "SILENCE_SECONDS", 2)
+    monkeypatch.setattr(builds, "TELL_SECONDS", 0.0)
+    lines: list[str] = []
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match=rf"building {tag} said nothing for 2 s, and was ended; .* {folder}"):
+        builds.build(docker_client, Source(url), tag, folder, lines.append)
+    assert time.monotonic() - began < 15
+    assert any(line.startswith(f"building {tag}: begun (") for line in lines)
+
+
+def test_a_build_that_is_killed_ends_with_its_process_and_its_folder_goes_with_the_next(
+    docker_client, repository, url, tag, folder, zero_image
+):
+    repository.commit({"Dockerfile": SLEEPS.format(zero_image)})
+    code = (
+        "import sys, docker; from pathlib import Path; from tasks.clients import builds; from tasks.registry.source import Source\n"
+        "builds.build(docker.from_env(), Source(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), lambda line: print(line, flush=True))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, url, tag, str(folder)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        wait_for(lambda: any("begun" in log.read_text() for log in folder.glob("*.log")))
+        assert running(docker_client)
+    finally:
+        child.kill()
+        child.communicate()
+    (left,) = folder.glob("work-*")
+    wait_for(lambda: not running(docker_client))
+    os.utime(left, (1, 1))
+    repository.commit({"Dockerfile": PLAIN, "hello": "hi"})
+    assert builds.build(docker_client, Source(url), tag, folder, told).tag == tag
+    assert not list(folder.glob("work-*"))
+
+
+def running(docker_client) -> list[str]:
+    """Containers of builds that sleep."""
+    return [row["Id"] for row in docker_client.api.containers() if "echo begun; sleep 30" in row["Command"]]
+
+
+def wait_for(seen, seconds: float = 20) -> None:
+    """Until ``seen`` says so."""
+    until = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_folder_in_use_is_left_alone(folder):
+    with builds._workspace(folder) as used:
+        os.utime(used, (1, 1))
+        with builds._workspace(folder):
+            pass
+        assert used.exists()
+    assert not used.exists()
