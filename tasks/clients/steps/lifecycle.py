@@ -10,17 +10,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks.registry import open_registry
-from tasks.clients import containers, lifecycle, logs, postgres, provisioning, readiness
+from tasks.clients import lifecycle, logs
 from tasks.clients.lifecycle import Move
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import take_up, take_up_container
 from tasks.clients.steps.operation import glance, journaled, work_on
+from tasks.clients.steps.provision import until_ready
 from tasks.clients.steps.several import choose
 from tasks.clients.work import Work
 from tasks.clock import now
-from tasks.errors import FleetError, NotConfigured, NotFound
-from tasks.registry import journal, queries
-from tasks.registry.spec import ZeroSpec
+from tasks.errors import FleetError, NotConfigured, NotFound, Unhealthy
+from tasks.registry import queries
 
 
 async def choose_enabled(clients: list[str]) -> list[str]:
@@ -33,7 +33,7 @@ async def choose_enabled(clients: list[str]) -> list[str]:
     if clients != ["all"]:
         return chosen
     rows = await asyncio.to_thread(queries.instances, await open_registry())
-    off = {row.client for row in rows if not ZeroSpec.model_validate(row.spec).enabled}
+    off = {row.client for row in rows if not row.spec.get("enabled", True)}
     left = [slug for slug in chosen if slug in off]
     if left:
         get_run_logger().info("not enabled, so left as they are: %s", ", ".join(left))
@@ -99,15 +99,19 @@ async def start_clean(client: str) -> str:
     async with journaled(work, "clean start") as entry:
         with entry.outside():
             await asyncio.to_thread(lifecycle.run_anew, work, True)
-            try:
-                await _until_ready(work, entry)
-            except FleetError as error:
-                entry.outcome, failure = f"failed: {type(error).__name__}", error
+        try:
+            await until_ready(work, entry)
+        except FleetError as error:
+            entry.outcome, failure = f"failed: {type(error).__name__}", error
     async with journaled(work, "container") as entry:
         with entry.outside():
             await asyncio.to_thread(lifecycle.run_anew, work)
     if failure is not None:
-        raise failure
+        raised = Unhealthy(
+            f"the clean start failed: {failure.what}; the container was made anew without it and started", failure.cure
+        )
+        raised.last_lines = failure.last_lines if isinstance(failure, Unhealthy) else ()
+        raise raised
     return "restarted without its agent tables"
 
 
@@ -120,22 +124,8 @@ async def await_serving(client: str, done: str) -> str:
     """
     work = work_on(client)
     async with journaled(work, "ready") as entry:
-        with entry.outside():
-            await _until_ready(work, entry)
+        await until_ready(work, entry)
     return await asyncio.to_thread(lifecycle.seen_serving, work, done)
-
-
-async def _until_ready(work: Work, entry: journal.Entry) -> None:
-    await readiness.until_ready(
-        lambda: containers.inspect(work.engine_client(), work.names.container),
-        work.base,
-        work.spec.probe,
-        work.spec.ready_within,
-        lambda: provisioning.log_lines(work),
-        work.names.container,
-        work.spec.memory,
-        lambda: postgres.check_client(work.postgres_server(), work.names.database, work.secrets.database_password),
-    )
 
 
 @task(name="read the log", task_run_name="read the log of {client}", cache_policy=NO_CACHE, persist_result=False)

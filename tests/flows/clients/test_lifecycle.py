@@ -111,7 +111,9 @@ async def test_one_that_fails_hides_no_other_and_all_leaves_out_what_is_not_enab
     assert (await restart("all")).message == f"2 of 2 restarted: {', '.join(sorted([well, gone]))}."
 
 
-async def test_a_start_that_fails_says_why_and_keeps_the_end_of_the_log(house, zero_image, slug, docker_client):
+async def test_a_start_that_fails_says_why_and_keeps_the_end_of_the_log(
+    house, zero_image, slug, docker_client, backups
+):
     await run(slug, wanted(zero_image, ready_within=8))
     port = queries.get_instance(house, slug).host_port
     await stop(slug)
@@ -129,6 +131,12 @@ async def test_a_start_that_fails_says_why_and_keeps_the_end_of_the_log(house, z
     row = queries.get_instance(house, slug)
     assert row.status is Status.ERROR and row.last_error
     assert row.last_error.endswith("Error: crashed on purpose") and row.last_error.count("\n") > 5
+
+    state = await restart(slug, clean=True, confirm=slug)
+    assert "the clean start failed: " in state.message and "it ended with exit code 1" in state.message
+    assert "the container was made anew without it and started; " in state.message
+    assert "DROP_AGENT_TABLES is set" in (queries.get_instance(house, slug).last_error or "")
+    assert LABEL_ONCE not in inspected(docker_client, slug)["Config"]["Labels"]
 
 
 async def test_a_clean_restart_drops_the_agent_tables_once_after_a_backup(
