@@ -7,12 +7,12 @@ the steps' affair.
 
 import secrets as randomness
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from tasks.clients import postgres, provisioning, trial
 from tasks.clients.secrets import Secrets
-from tasks.clients.trial import ASIDE, COMMIT, TRY
+from tasks.clients.trial import COMMIT, TRY
 from tasks.clients.work import Work
 from tasks.errors import Conflict, InvalidInput, NotConfigured
 from tasks.registry.models import Status
@@ -87,11 +87,13 @@ def prepare(work: Work) -> None:
             f"run provision-client for {work.client} first",
         )
     trial.refuse_leftover(work)
+    if work.container is not None:
+        work.image_id = work.container.image_id
 
 
 def begin(work: Work, which: Sequence[str]) -> None:
     """Note what is under way; nothing is saved or changed yet."""
-    trial.note(work, ASIDE, before=asdict(trial.seen_before(work)), which=list(which))
+    trial.begin(work, OPERATION, which=list(which))
 
 
 def apply(work: Work) -> None:

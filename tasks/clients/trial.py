@@ -5,10 +5,11 @@ under way is in the registry (``ZeroInstance.pending``) before it is begun, so t
 end it. The two never run at the same time.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tasks.clients import containers, provisioning
+from tasks.clients import containers, images, provisioning
 from tasks.clients.containers import Seen
 from tasks.clients.database_copy import BEFORE
 from tasks.clients.engine import answers
@@ -51,19 +52,34 @@ def before(work: Work) -> Before:
     return Before(**under_way(work)["before"])
 
 
-def note(work: Work, phase: str, **facts: Any) -> None:
-    """Note what is begun now, and whatever of the client's row is ``row``; the phase's own facts are kept from then on."""
-    row = facts.pop("row", {})
-    pending = {"operation": work.operation, **under_way(work), "phase": phase, **facts}
-    queries.update_instance(work.registry, work.client, **{"status": Status.PROVISIONING, **row, "pending": pending})
+def begin(work: Work, operation: str, **facts: Any) -> None:
+    """Note that ``operation`` begins by setting the old container aside, and how to put that back."""
+    _pending(work, {"operation": operation, "phase": ASIDE, "before": asdict(_seen_before(work)), **facts})
+
+
+def note(work: Work, phase: str, row: Mapping[str, Any] | None = None, **facts: Any) -> None:
+    """Note what is begun now, its facts beside those of the phases before; ``row``: other columns that change at once."""
+    _pending(work, {**under_way(work), "phase": phase, **facts}, row)
+
+
+def _pending(work: Work, pending: dict[str, Any], row: Mapping[str, Any] | None = None) -> None:
+    changes = {"status": Status.PROVISIONING, **(row or {}), "pending": pending}
+    queries.update_instance(work.registry, work.client, **changes)
     work.stored = queries.get_instance(work.registry, work.client)
 
 
 def over(work: Work, status: Status, last_error: str | None = None) -> None:
     """Note that nothing is under way any more."""
-    container_id = work.container.id if work.container else None
     queries.update_instance(
-        work.registry, work.client, pending=None, status=status, last_error=last_error, container_id=container_id
+        work.registry,
+        work.client,
+        pending=None,
+        status=status,
+        last_error=last_error,
+        container_id=work.container.id if work.container else None,
+        failures=0,
+        successes=0,
+        restart_count=0,
     )
     work.stored = queries.get_instance(work.registry, work.client)
 
@@ -82,7 +98,7 @@ def refuse_leftover(work: Work) -> None:
         )
 
 
-def seen_before(work: Work) -> Before:
+def _seen_before(work: Work) -> Before:
     """The container as it is now, for coming back to it.
 
     Raises:
@@ -121,9 +137,11 @@ def make_new(work: Work, start: bool = True) -> None:
         PortTaken: somebody took the port meanwhile.
         FleetError: what the engine answered.
     """
-    client = work.engine_client()
+    client, wanted = work.engine_client(), provisioning.made_of(work)
     containers.ensure_network(client, work.house.network, work.house.fleet)
-    work.container = containers.create(client, provisioning.made_of(work))
+    if images.local(client, wanted.image) != wanted.image_id:  # the tag moved or is gone; the image itself is meant
+        wanted = replace(wanted, image=wanted.image_id)
+    work.container = containers.create(client, wanted)
     if start:
         containers.start(client, work.container, work.spec.host_ip)
         work.container = containers.inspect(client, work.container.id)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from tasks.clients import builds, database_copy, image_choice, images, postgres, provisioning, trial
 from tasks.clients.database_copy import Copied
-from tasks.clients.trial import ASIDE, COMMIT, COPY, TRY
+from tasks.clients.trial import COMMIT, COPY, TRY
 from tasks.clients.work import Work
 from tasks.errors import NotConfigured
 from tasks.registry.models import Status
@@ -82,8 +82,7 @@ def prepare(work: Work, image: str, image_id: str) -> int:
 
 def set_aside(work: Work) -> None:
     """Stop the old container and put it aside."""
-    was = trial.seen_before(work)
-    trial.note(work, ASIDE, before=asdict(was), image=work.spec.image, image_id=work.image_id)
+    trial.begin(work, OPERATION, image=work.spec.image, image_id=work.image_id)
     trial.set_aside(work)
 
 
@@ -108,7 +107,6 @@ def commit(work: Work) -> str:
         "image_id": work.image_id,
         "spec_hash": work.spec_hash,
         "container_id": work.container.id if work.container else None,
-        "restart_count": 0,
     }
     trial.note(work, COMMIT, row=row)
     _finish(work)
