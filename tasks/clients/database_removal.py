@@ -87,7 +87,7 @@ def _found(connection: "psycopg.Connection[tuple[Any, ...]]", server: Server, na
     aside = kept is not None and kept.mine and (kept.comment == owner or (kept.comment or "").startswith(owner + " "))
     if role is not None:
         _refuse_ties(connection, server, name, {name, kept_aside(name)} if aside else {name})
-        _require_admin(connection, server, name)
+        require_admin(connection, server, name)
     return Found(role is not None, role is not None and not role.login, database is not None, aside)
 
 
@@ -113,7 +113,12 @@ def _refuse_ties(connection: "psycopg.Connection[tuple[Any, ...]]", server: Serv
         )
 
 
-def _require_admin(connection: "psycopg.Connection[tuple[Any, ...]]", server: Server, name: str) -> None:
+def require_admin(connection: "psycopg.Connection[tuple[Any, ...]]", server: Server, name: str) -> None:
+    """Refuse a role that the provisioner may not change.
+
+    Raises:
+        Refused: with the statement that lets it.
+    """
     if connection.info.server_version < ADMIN_OPTION:
         return
     row = connection.execute(

@@ -7,6 +7,7 @@ nobody provisions the client meanwhile. The client's password is kept until no s
 from dataclasses import dataclass
 
 from tasks.clients import containers, database_removal, labelled, postgres
+from tasks.clients.adoption import twilio_block
 from tasks.clients.work import Work
 from tasks.clock import spoken
 from tasks.errors import Conflict, Damaged, InvalidInput, NotConfigured, NotFound
@@ -179,7 +180,7 @@ def remove_database(work: Work) -> None:
 
 def own_twilio(work: Work) -> str:
     """The Twilio block that adoption made for this client alone; empty: there is none."""
-    name = f"twilio-{work.client}"
+    name = twilio_block(work.client)
     return name if work.stored is not None and work.stored.spec.get("twilio") == name else ""
 
 

@@ -141,12 +141,14 @@ def take_google(work: Work, found: Mapping[str, BlockDocument]) -> None:
     Raises:
         NotConfigured: there is none.
     """
+    provisioning.settle_google(work, fleet_google(found, work.spec.google_client))
+
+
+def fleet_google(found: Mapping[str, BlockDocument], name: str = ZeroSpec().google_client) -> GoogleClient | None:
+    """The Google client of the block ``name`` among the documents ``found``."""
     with _fitting():
-        fleet = as_block(GoogleOAuthClient, found.get(work.spec.google_client))
-    provisioning.settle_google(
-        work,
-        GoogleClient(fleet.client_id, fleet.client_secret.get_secret_value(), fleet.token_uri) if fleet else None,
-    )
+        fleet = as_block(GoogleOAuthClient, found.get(name))
+    return GoogleClient(fleet.client_id, fleet.client_secret.get_secret_value(), fleet.token_uri) if fleet else None
 
 
 def take_twilio(work: Work, found: Mapping[str, BlockDocument]) -> None:

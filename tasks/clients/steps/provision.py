@@ -10,14 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks.docker import connect, engine_name
-from tasks.clients import containers, image_choice, page, postgres, provisioning, readiness
+from tasks.clients import containers, image_choice, labelled, page, postgres, provisioning, readiness
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import settle
 from tasks.clients.steps.operation import journaled, outside, together, work_on
 from tasks.clients.work import Work
 from tasks.clock import now
-from tasks.registry import journal
+from tasks.registry import journal, queries
 from tasks.registry.spec import SpecChanges
 
 
@@ -72,6 +72,10 @@ def _look_at_docker(work: Work, block: Any | None) -> None:
         work.docker = connect(block)
     work.engine = engine_name(work.docker)
     provisioning.look_at_docker(work)
+    found = labelled.containers_of(work.docker, work.house.fleet)
+    known = [work.client, *(row.client for row in queries.instances(work.registry))] if found else []
+    for orphan in labelled.orphans(found, known):
+        get_run_logger().warning("%s", labelled.orphan_words(orphan))
 
 
 async def _claim(work: Work) -> None:
@@ -96,7 +100,7 @@ async def claim_and_make_database(client: str) -> None:
     work = work_on(client)
     await _claim(work)
     async with journaled(work, "database") as entry:
-        await together(outside(entry, provisioning.make_database, work), _write_page(work))
+        await together(outside(entry, provisioning.make_database, work), write_page(work))
 
 
 @task(name="run the container", cache_policy=NO_CACHE, persist_result=False)
@@ -116,7 +120,7 @@ async def run_container(client: str) -> None:
                 return
             get_run_logger().warning("%s: its port was taken meanwhile; it has %s now", client, work.port)
             await _announce(work)
-            await _write_page(work)
+            await write_page(work)
         raise provisioning.no_port(work)
 
 
@@ -127,7 +131,7 @@ async def await_ready(client: str) -> str:
     """
     work = work_on(client)
     async with journaled(work, "ready") as entry:
-        await together(until_ready(work, entry), _write_page(work))
+        await together(until_ready(work, entry), write_page(work))
     return await asyncio.to_thread(provisioning.finish, work)
 
 
@@ -152,7 +156,8 @@ async def until_ready(work: Work, entry: journal.Entry) -> None:
         )
 
 
-async def _write_page(work: Work) -> None:
+async def write_page(work: Work) -> None:
+    """Write the client's page among the artifacts."""
     steps = await asyncio.to_thread(journal.latest, work.registry, work.client, 10)
     await acreate_markdown_artifact(
         page.markdown(provisioning.facts(work), steps[::-1], now(), work.house.time_zone),
