@@ -16,6 +16,7 @@ from tasks.clients import checkout, recipe
 from tasks.clients.engine import answers, explain, said
 from tasks.clock import now
 from tasks.errors import FleetError, NotFound, Refused, Unreachable
+from tasks.registry.names import LABEL_COMMIT, LABEL_REPO, LABEL_URL
 from tasks.registry.source import BAKED, Source
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ SILENCE_SECONDS = 900
 """So long may one of its steps say nothing."""
 TELL_SECONDS = 5.0
 KEPT_LOGS = 20
-LABEL_REPO, LABEL_COMMIT, LABEL_URL = "zero-fleet.repo", "zero-fleet.commit", "zero-fleet.url"
-"""On an image that we built; the last one only where its browser code has that public URL baked in."""
 _WORK, _JUST_NOW = "work-", 5.0
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from tasks.clients import builds, images
-from tasks.clients.checkout import CLONE_SECONDS
+from tasks.clients import images
 from tasks.clients.work import Work
 from tasks.registry import lock, queries
+from tasks.registry.names import LABEL_URL
 from tasks.registry.source import check_tag
 
 
@@ -28,10 +28,12 @@ def settle_image(work: Work, reserve: Callable[[Work], None]) -> None:
     build = (lambda: _build(work, reserve)) if work.spec.repo_url else None
     client, spec = work.engine_client(), work.spec
     work.image_id = images.resolve(client, spec.image, spec.pull, pinned, work.registry_login, build)
-    work.baked_url = images.label(client, work.image_id, builds.LABEL_URL)
+    work.baked_url = images.label(client, work.image_id, LABEL_URL)
 
 
 def _build(work: Work, reserve: Callable[[Work], None]) -> str:
+    from tasks.clients import builds  # what it needs is imported only by a run that builds
+
     tag, client = work.spec.image, work.engine_client()
     check_tag(tag)
     if not work.port and not work.spec.domain:
@@ -53,8 +55,11 @@ def alone(
     registry: Engine, engine: str, tag: str, holder: str, locks: Path, time_zone: str
 ) -> AbstractContextManager[None]:
     """Hold the right to build ``tag`` on the engine called ``engine``; waits as long as a build may take."""
+    from tasks.clients.builds import BUILD_SECONDS
+    from tasks.clients.checkout import CLONE_SECONDS
+
     name = "image-" + re.sub(r"[^A-Za-z0-9.]+", "-", f"{engine}-{tag}")[:100]
-    return lock.hold(registry, name, holder, locks, CLONE_SECONDS + builds.BUILD_SECONDS, time_zone)
+    return lock.hold(registry, name, holder, locks, CLONE_SECONDS + BUILD_SECONDS, time_zone)
 
 
 def let_go(work: Work) -> None:

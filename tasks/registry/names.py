@@ -17,6 +17,8 @@ LABEL_FLEET = "zero-fleet.fleet"
 LABEL_CLIENT = "zero-fleet.client"
 LABEL_SPEC = "zero-fleet.spec"
 LABEL_VERSION = "zero-fleet.version"
+LABEL_REPO, LABEL_COMMIT, LABEL_URL = "zero-fleet.repo", "zero-fleet.commit", "zero-fleet.url"
+"""On an image that we built; the last one only where its browser code has that public URL baked in."""
 LABEL_ONCE = "zero-fleet.once"
 """On a container that is made for one start only."""
 

@@ -8,8 +8,8 @@ import docker.errors
 import pytest
 
 from flows.clients.build_image import build_zero_image
-from tasks.clients import builds
 from tasks.registry import queries
+from tasks.registry.names import LABEL_COMMIT, LABEL_URL
 from tests.flows.clients.test_provision import nothing_made, page_of, run, wanted
 from tests.standins.git_server import Repository, served
 
@@ -80,13 +80,13 @@ async def test_an_image_found_nowhere_is_built_once_for_all_who_need_it_with_the
     states = await asyncio.gather(*(run(slug, wanted(tag, repo_url=url)) for slug in (first, second)))
     assert all(state.is_completed() for state in states), [state.message for state in states]
     image = docker_client.images.get(tag)
-    assert image.labels[builds.LABEL_COMMIT] == commit
+    assert image.labels[LABEL_COMMIT] == commit
     urls = {}
     for slug in (first, second):
         row = queries.get_instance(house, slug)
         assert row.image_id == image.id
         urls[slug] = f"http://localhost:{row.host_port}"
-    baked = image.labels[builds.LABEL_URL]
+    baked = image.labels[LABEL_URL]
     assert baked in urls.values()
     for slug, state in zip((first, second), states, strict=True):
         warned = f"was built for {baked}, so browsers are sent there"

@@ -13,6 +13,7 @@ import pytest
 
 from tasks.clients import builds, checkout, recipe
 from tasks.errors import FleetError, InvalidInput, NotFound, Refused, Unreachable
+from tasks.registry.names import LABEL_COMMIT, LABEL_REPO, LABEL_URL
 from tasks.registry.source import Source
 from tests.conftest import ROOT
 from tests.standins.git_server import Repository, served
@@ -56,7 +57,7 @@ def test_an_image_is_built_from_a_branch_labelled_and_logged(docker_client, repo
     built = builds.build(docker_client, Source(url), tag, folder, said.append)
     found = docker_client.images.get(tag)
     assert found.id == built.image_id and built.commit == commit
-    assert found.labels == {builds.LABEL_REPO: url, builds.LABEL_COMMIT: commit}
+    assert found.labels == {LABEL_REPO: url, LABEL_COMMIT: commit}
     assert str(built).startswith(f"{tag} ({found.id[7:19]}) was built from {url} at staging, commit {commit[:12]}, in ")
     log = built.log.read_text()
     assert "docker/app/Dockerfile" in log and "Successfully built" in log
@@ -165,7 +166,7 @@ def test_a_public_url_is_baked_in_only_where_the_dockerfile_takes_it(docker_clie
     assert builds.build(docker_client, Source(url), tag, folder, told, url="https://mail.acme.example").url == ""
     repository.commit({"Dockerfile": "FROM scratch\nARG NEXT_PUBLIC_APP_URL\nCOPY hello /hello\n", "hello": "hi"})
     built = builds.build(docker_client, Source(url), tag, folder, told, url="https://mail.acme.example")
-    assert built.url == docker_client.images.get(tag).labels[builds.LABEL_URL] == "https://mail.acme.example"
+    assert built.url == docker_client.images.get(tag).labels[LABEL_URL] == "https://mail.acme.example"
     given = Source(url, build_args={"NEXT_PUBLIC_APP_URL": "https://all.example"})
     assert (
         builds.build(docker_client, given, tag, folder, told, url="https://mail.acme.example").url
