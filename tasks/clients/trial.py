@@ -84,6 +84,11 @@ def over(work: Work, status: Status, last_error: str | None = None) -> None:
     work.stored = queries.get_instance(work.registry, work.client)
 
 
+def stuck(work: Work, sentence: str) -> None:
+    """Note why what is under way could neither be kept nor taken back now; it stays noted for the next run."""
+    queries.update_instance(work.registry, work.client, status=Status.ERROR, last_error=sentence)
+
+
 def refuse_leftover(work: Work) -> None:
     """Refuse while a container has the name that the old one gets; nothing that is under way knows of it.
 

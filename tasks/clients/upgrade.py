@@ -6,12 +6,13 @@ image had been seen to serve is finished, any other is taken back.
 
 from dataclasses import asdict
 
-from tasks.clients import builds, database_copy, image_choice, images, postgres, provisioning, trial
+from tasks.clients import database_copy, image_choice, images, postgres, provisioning, trial
 from tasks.clients.database_copy import Copied
 from tasks.clients.trial import COMMIT, COPY, TRY
 from tasks.clients.work import Work
 from tasks.errors import NotConfigured
 from tasks.registry.models import Status
+from tasks.registry.names import LABEL_URL
 from tasks.registry.spec import SpecChanges, apply_changes
 
 OPERATION = "upgrade"
@@ -75,7 +76,7 @@ def prepare(work: Work, image: str, image_id: str) -> int:
     size = database_copy.refuse_existing(work.postgres_server(), work.names.database)
     work.spec = work.spec.model_copy(update={"image": image})
     work.image_id = image_id
-    work.baked_url = images.label(work.engine_client(), image_id, builds.LABEL_URL)
+    work.baked_url = images.label(work.engine_client(), image_id, LABEL_URL)
     provisioning.settle_container(work)
     return size
 

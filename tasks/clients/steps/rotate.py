@@ -12,7 +12,7 @@ from tasks.clients import rotation, trial
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import take_rotation_back, take_up
 from tasks.clients.steps.operation import journaled, outside, work_on
-from tasks.clients.steps.provision import until_ready
+from tasks.clients.steps.provision import until_ready, write_page
 from tasks.clients.steps.trial import back_if_it_fails
 
 
@@ -70,4 +70,6 @@ async def commit(client: str) -> str:
         own = await asyncio.to_thread(rotation.commit, work)
         await client_blocks.replace_secrets(work, own)
         with entry.outside():
-            return await asyncio.to_thread(rotation.finish, work)
+            said = await asyncio.to_thread(rotation.finish, work)
+    await write_page(work)
+    return said

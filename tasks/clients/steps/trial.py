@@ -46,10 +46,12 @@ async def back_if_it_fails(client: str, what: str, old: str, back: Back) -> Asyn
         try:
             how, status = await _old_again(work, old, back)
         except FleetError as worse:
-            raise Unhealthy(
+            stuck = Unhealthy(
                 f"{client}: the {what} failed ({why}), and could not be taken back ({worse.what})",
                 f"{worse.cure}; running this again, or provision-client, takes it back first",
-            ) from None
+            )
+            await asyncio.to_thread(trial.stuck, work, str(stuck))
+            raise stuck from None
         raised = Unhealthy(f"{client}: the {what} failed: {why}; {how}", cure)
         raised.last_lines = lines
         await asyncio.to_thread(trial.over, work, status, str(raised))

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from tasks.clients import readiness, upgrade
 from tasks.clients.steps.existing import take_up
 from tasks.clients.steps.operation import journaled, outside, work_on
-from tasks.clients.steps.provision import until_ready
+from tasks.clients.steps.provision import until_ready, write_page
 from tasks.clients.steps.trial import back_if_it_fails
 from tasks.clients.work import Work
 from tasks.registry import journal
@@ -96,4 +96,6 @@ async def commit(client: str) -> str:
     work = work_on(client)
     async with journaled(work, "commit") as entry:
         with entry.outside():
-            return await asyncio.to_thread(upgrade.commit, work)
+            said = await asyncio.to_thread(upgrade.commit, work)
+    await write_page(work)
+    return said
