@@ -152,14 +152,19 @@ def recall_enabled(work: Work) -> None:
 
 
 def require_made(work: Work) -> None:
-    """See that the client has a port and secrets that a container can be made with.
+    """See that the client was provisioned before, and has secrets that a container can be made with.
 
     Raises:
         NotConfigured: provision-client has not come to that yet, or somebody took its secrets away.
     """
-    if work.port is None or work.given != work.secrets:
-        what = "has no port yet" if work.port is None else f"lacks secrets in its block {work.names.secrets_block}"
-        raise NotConfigured(f"{work.client} {what}", f"run provision-client for {work.client}, which mends that")
+    made = work.container is not None or (work.stored is not None and work.stored.container_id is not None)
+    if work.port is None or not made:
+        lacks = "was never provisioned to its end"
+    elif work.given != work.secrets:
+        lacks = f"lacks secrets in its block {work.names.secrets_block}"
+    else:
+        return
+    raise NotConfigured(f"{work.client} {lacks}", f"run provision-client for {work.client}, which does what is missing")
 
 
 def _settle(work: Work) -> Wanted:
