@@ -120,7 +120,7 @@ def ensure(server: Server, name: str, password: str, owner: str) -> DatabaseStat
                     "take the rights named from PUBLIC or the role, and run again",
                 )
         if server.harden:
-            _harden(connection)
+            _harden(server, connection)
         opened = tuple(row[0] for row in connection.execute(_OPEN_TO_ALL))
     with connected(server, name, password, name) as own:
         table_rights.give_back(own)
@@ -368,11 +368,22 @@ def _open_public_schema_to(server: Server, name: str) -> None:
         inside.execute(statement("GRANT USAGE, CREATE ON SCHEMA public TO {name}", name))
 
 
-def _harden(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
-    """Close postgres and template1 to PUBLIC on a server that is ours alone; alone, because two would collide."""
+def _harden(server: Server, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+    """Close postgres and template1 to PUBLIC on a server that is ours alone; alone, because two would collide.
+
+    Raises:
+        Refused: they stay open, because the provisioner does not own them.
+    """
     with alone(connection, "of the whole server"):
         opened = {row[0] for row in connection.execute(_OPEN_TO_ALL)}
         for name in sorted({"postgres", "template1"} & opened):
             # The provisioner itself must still get in.
             connection.execute(statement("GRANT CONNECT ON DATABASE {name} TO CURRENT_USER", name))
             connection.execute(statement("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC", name))
+        stay = sorted({"postgres", "template1"} & {row[0] for row in connection.execute(_OPEN_TO_ALL)})
+    if stay:  # to revoke what somebody else granted is no error to PostgreSQL
+        raise Refused(
+            f"{' and '.join(stay)} at {server.name} stay open to every role, because {server.username} does not own them",
+            f"as a superuser run GRANT CONNECT ON DATABASE {server.maintenance_database} TO {server.username} and REVOKE CONNECT ON "
+            f"DATABASE {', '.join(stay)} FROM PUBLIC, or take harden (Ours alone) out of the block postgres-server",
+        )

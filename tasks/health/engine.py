@@ -69,7 +69,11 @@ def health_word(status: str) -> str:
 
 
 def look(
-    client: Any, fleet: str, last_seen: Mapping[str, datetime | None], only: frozenset[str] | None = None
+    client: Any,
+    fleet: str,
+    last_seen: Mapping[str, datetime | None],
+    only: frozenset[str] | None = None,
+    recorded: Mapping[str, str] | None = None,
 ) -> dict[str, Container]:
     """Every container of ``fleet`` on the engine, by client.
 
@@ -78,6 +82,8 @@ def look(
         fleet: the fleet's id, kept in the label.
         last_seen: when each client was checked last; a container that was started since is inspected.
         only: the clients that matter, or None for all.
+        recorded: the id of each client's container as the registry has it; one that was adopted bears no label and is found by
+            that, with a second call.
 
     Raises:
         Unreachable: the engine does not answer.
@@ -90,6 +96,12 @@ def look(
         # Beside the real one there may be a renamed one for a moment, while it is made anew.
         if f"/{ClientNames(slug).container}" in (entry.get("Names") or ()) and (only is None or slug in only):
             found[slug] = _listed(entry)
+    absent = {known: slug for slug, known in (recorded or {}).items() if slug not in found}
+    if absent:
+        for entry in _call(lambda: client.api.containers(all=True, filters={"id": list(absent)[:MOST_INSPECTED]})):
+            slug = absent.get(entry["Id"], "")
+            if slug and f"/{ClientNames(slug).container}" in (entry.get("Names") or ()):
+                found[slug] = _listed(entry)
     _inspect(client, found, _odd(found, last_seen))
     return found
 

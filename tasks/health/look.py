@@ -10,7 +10,7 @@ from tasks.errors import FleetError
 from tasks.health import judgement, probes
 from tasks.health.judgement import Policy
 from tasks.health.probes import Answer, Endpoint
-from tasks.health.report import Outcome
+from tasks.health.report import Outcome, named
 from tasks.health.samples import Container, Sample, Stored
 from tasks.registry.models import Status
 
@@ -43,6 +43,8 @@ class World:
     """Why it did not."""
     databases: Mapping[str, str] | None = None
     """What is wrong with the clients' databases; None when nobody could look."""
+    orphans: tuple[str, ...] = ()
+    """Whom containers with our label are for that the registry does not know."""
 
 
 class Look:
@@ -101,10 +103,16 @@ class Look:
         return time.monotonic() - self.started
 
     def notes(self) -> list[str]:
-        """What could not be looked at."""
-        return (
+        """What could not be looked at, and what is nobody's."""
+        said = (
             [] if self.world.databases is not None else ["databases not looked at: there is no block postgres-server"]
         )
+        if self.world.orphans:
+            said.append(
+                f"orphans, containers of this fleet for clients that the registry does not know: {named(self.world.orphans)} "
+                "(provision-client takes one up, deprovision-client removes it)"
+            )
+        return said
 
     def _sample(self, one: Stored, answer: Answer | None) -> Sample:
         if self.world.trouble is not None:

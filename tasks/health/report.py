@@ -85,7 +85,7 @@ def sentence(
         notes: what else must be said: what could not be looked at.
     """
     if not outcomes:
-        return "there are no clients yet; run provision-client to make one."
+        return "; ".join(["there are no clients yet; run provision-client to make one", *notes]) + "."
     meant = [one for one in outcomes if one.counts]
     well = sum(one.well for one in meant)
     parts = [f"{well} of {len(meant)} healthy in {seconds:.1f} s"]

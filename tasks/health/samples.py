@@ -51,6 +51,8 @@ class Stored:
     ready_within: int
     """Seconds that the service may take to become ready."""
     probes: tuple[Probe, ...]
+    container_id: str | None = None
+    """Of the container that was made or adopted; an adopted one bears no label."""
 
     @classmethod
     def of(cls, row: ZeroInstance) -> "Stored":
@@ -73,6 +75,7 @@ class Stored:
             url=spec.public_url(row.host_port or 0) if row.host_port or spec.domain else "",
             ready_within=spec.ready_within,
             probes=tuple(spec.probe),
+            container_id=row.container_id,
         )
 
     def on_purpose_down(self) -> bool:

@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import BlockDocument
 from prefect.logging import get_run_logger
+from sqlalchemy import Engine
 
 from blocks import docker
 from blocks.clients import PostgresServer
@@ -52,15 +54,28 @@ async def begin_look(clients: list[str] | None = None) -> Look:
     if clients is not None:
         named = frozenset(await asyncio.to_thread(resolve_clients, registry, clients))
         stored = [one for one in stored if one.client in named]
-    if not stored:
+    if not stored and clients is not None:
         return Look([], Policy(), World(databases={}), started)
     # All blocks of a look in one call: every load of its own costs 60-90 ms and an event.
     blocks = await read_documents({**BLOCKS, docker.BLOCK: docker.TYPE})
     policy = as_block(AlertPolicy, blocks.get("alert-policy"))
-    world = await _world(stored, as_block(PostgresServer, blocks.get("postgres-server")), blocks.get(docker.BLOCK))
+    server = as_block(PostgresServer, blocks.get("postgres-server")) if stored else None
+    world = await _world(stored, server, blocks.get(docker.BLOCK))
+    if not stored:  # nothing to judge, but orphans may be there; an engine that does not answer matters to nobody
+        return Look([], Policy(), World(databases={}, orphans=await _orphans(registry, world)), started)
     if clients is not None and world.trouble is not None:
         raise world.trouble
+    if clients is None:
+        world = replace(world, orphans=await _orphans(registry, world))
     return Look(stored, Policy(policy.failures, policy.successes) if policy else Policy(), world, started)
+
+
+async def _orphans(registry: Engine, world: World) -> tuple[str, ...]:
+    """The clients of containers that the registry does not know; asked anew, since one may have been registered meanwhile."""
+    if not world.containers:
+        return ()
+    known = {row.client for row in await asyncio.to_thread(instances, registry)}
+    return tuple(sorted(set(world.containers) - known))
 
 
 async def _world(stored: list[Stored], server: PostgresServer | None, docker_host: BlockDocument | None) -> World:
@@ -95,7 +110,8 @@ async def _engine(stored: Iterable[Stored], docker_host: BlockDocument | None) -
     try:
         host = docker.engine_name(client)
         last_seen = {one.client: one.checked_at for one in stored if one.docker_host == host}
-        containers = await asyncio.to_thread(engine.look, client, installation().fleet, last_seen)
+        recorded = {one.client: one.container_id for one in stored if one.docker_host == host and one.container_id}
+        containers = await asyncio.to_thread(engine.look, client, installation().fleet, last_seen, None, recorded)
     except FleetError as error:
         return World(trouble=error)
     finally:

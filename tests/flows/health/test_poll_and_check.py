@@ -126,6 +126,19 @@ async def test_a_container_that_is_gone_is_missing_at_the_next_poll(
     assert transitions(installed_registry, well) == [("starting", "running"), ("running", "missing")]
 
 
+async def test_a_container_of_no_client_is_said_by_the_poll_and_left_alone(
+    fleet_of_three: tuple[str, str, str], installed_registry: Engine, containers: Containers
+) -> None:
+    orphan = containers.run()
+    words = f"orphans, containers of this fleet for clients that the registry does not know: {orphan} ("
+    assert words in (await poll()).message
+    assert words not in (await check(fleet_of_three[0])).message
+    for slug in fleet_of_three:
+        queries.forget_client(installed_registry, slug)
+    assert "there are no clients yet" in (message := (await poll()).message) and orphan in message
+    assert containers.of(orphan).status == "running"
+
+
 async def test_a_check_names_those_not_healthy_and_hides_none(
     fleet_of_three: tuple[str, str, str], installed_registry: Engine
 ) -> None:

@@ -197,6 +197,16 @@ def test_a_server_of_our_own_is_hardened_and_a_foreign_one_only_reported(postgre
         connection.execute(f"DROP ROLE {name}")
 
 
+def test_hardening_that_the_provisioner_cannot_do_is_said_with_the_statements(provisioner, name, postgres_server):
+    ours = postgres.Server(provisioner.host, provisioner.port, provisioner.username, provisioner.password, harden=True)
+    with postgres_server.connect() as connection:
+        connection.execute("GRANT CONNECT ON DATABASE template1 TO PUBLIC")
+        with pytest.raises(Refused, match="REVOKE CONNECT ON DATABASE template1 FROM PUBLIC"):
+            make(ours, name)
+        connection.execute("REVOKE CONNECT ON DATABASE template1 FROM PUBLIC")
+    assert make(ours, name)
+
+
 def test_many_at_once_for_one_client_end_in_one_database(provisioner, name, soak):
     faults: list[BaseException] = []
 

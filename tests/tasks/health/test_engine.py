@@ -30,6 +30,14 @@ def test_one_look_tells_the_state_of_every_container_of_the_fleet_and_of_no_othe
     assert found[never_started].state == "created"
 
 
+def test_a_container_without_labels_is_found_by_the_id_that_the_registry_has(containers: Any) -> None:
+    slug = containers.run(fleet="another")  # as good as none of ours
+    own = containers.of(slug).id
+    found = engine.look(containers.client, containers.fleet, {}, None, {slug: own, "gone": "0" * 64})
+    assert found[slug].state == "running" and "gone" not in found
+    assert slug not in engine.look(containers.client, containers.fleet, {}, None, {"other": own})
+
+
 def test_only_the_odd_are_inspected(containers: Any) -> None:
     slug = containers.run()
     time.sleep(1.1)
