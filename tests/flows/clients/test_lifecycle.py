@@ -191,6 +191,7 @@ asyncio.run(restart_zero([sys.argv[2]], clean=True, confirm=sys.argv[2], return_
 """
 
 
+@pytest.mark.soak
 async def test_a_clean_restart_that_is_killed_drops_nothing_twice(
     house, zero_image, slug, docker_client, postgres_server, backups, pg_bin, soak
 ):
