@@ -34,7 +34,9 @@ class Environment(BaseModel):
     email_backup_enabled: bool | None = Field(default=None, description="Whether backups are mailed.")
     email_backup_recipient: str = Field(default="", description="Who gets them; several are separated by commas.")
     email_backup_subject_prefix: str = Field(default="", max_length=200, description="What the subject starts with.")
-    local_backup_dir: str = Field(default="", description="The folder of the backups; made on demand.")
+    local_backup_dir: str = Field(
+        default="", description="The folder of the backups, an absolute path; made on demand."
+    )
     local_backup_filename: str = Field(default="", max_length=200, description="The name of the backup's file.")
     db_backup_timeout: int | None = Field(default=None, ge=1, le=86_400, description="Seconds that a dump may take.")
 

@@ -1,5 +1,6 @@
 """What the EMAIL_* settings mean together. Pure."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from tasks.registry.names import require_email
 Encryption = Literal["SSL", "STARTTLS", "INSECURE"]
 PERSONAL_OUTLOOK = ("outlook.", "hotmail.", "live.", "msn.com")
 _FROM = re.compile(r"[^<>]*<(?P<inside>[^<>]+)>|(?P<bare>[^<>\s]+)")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")  # with letters of any script
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -32,13 +34,17 @@ def mail_server(environment: Environment) -> MailServer | None:
     SSL with EMAIL_USE_SSL or on port 465; else STARTTLS, unless EMAIL_USE_TLS says False.
 
     Raises:
-        BadSettings: both EMAIL_USE_TLS and EMAIL_USE_SSL, half a login, or all of that.
+        BadSettings: no host name, both EMAIL_USE_TLS and EMAIL_USE_SSL, half a login, or all of that.
     """
     host, user = environment.email_host, environment.email_host_user
     password = bool(environment.email_host_password.get_secret_value())
     if not host:
         return None
     refusals = Refusals()
+    if not _HOST.fullmatch(host) and not _is_address(host):
+        refusals.refuse(
+            f"EMAIL_HOST {host[:80]!r} is no host name", "write it like smtp.example.org; its port goes into EMAIL_PORT"
+        )
     if environment.email_use_tls and environment.email_use_ssl:
         refusals.refuse(
             "EMAIL_USE_TLS and EMAIL_USE_SSL are both True",
@@ -55,6 +61,13 @@ def mail_server(environment: Environment) -> MailServer | None:
         encryption = "INSECURE"
     port = environment.email_port or {"SSL": 465, "STARTTLS": 587, "INSECURE": 25}[encryption]
     return MailServer(host, port, encryption, user, tuple(_warnings(environment, encryption, port)))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _warnings(environment: Environment, encryption: Encryption, port: int) -> list[str]:

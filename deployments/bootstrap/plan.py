@@ -116,6 +116,9 @@ def _backup_policy(environment: Environment, refusals: Refusals) -> dict[str, An
     name = environment.local_backup_filename
     if name and (name != PurePath(name).name or name in (".", "..") or "\\" in name or not name.isprintable()):
         refusals.refuse(f"LOCAL_BACKUP_FILENAME {name[:80]!r} is no file name", "put the folder in LOCAL_BACKUP_DIR")
+    folder = environment.local_backup_dir
+    if folder and not PurePath(folder).is_absolute():
+        refusals.refuse(f"LOCAL_BACKUP_DIR {folder[:80]!r} is not an absolute path", "write it like /var/backups/zero")
     values = {
         "directory": environment.local_backup_dir,
         "filename": name,

@@ -108,6 +108,11 @@ def test_the_backup_policy_follows_the_settings():
     assert saved(MAIL | {"EMAIL_BACKUP_ENABLED": "False"}, "backup-policy")["mail_enabled"] is False
 
 
+@pytest.mark.parametrize("host", ["localhost", "mail_relay", "::1", "192.0.2.7", "mx.example.org.", "почта.рф"])
+def test_a_mail_server_may_be_a_name_or_an_address(host):
+    assert saved(MAIL | {"EMAIL_HOST": host}, "smtp")["smtp_server"] == host
+
+
 def test_database_urls_are_decoded():
     url = "postgresql+psycopg2://app%40x:p%3A%2F%40ss@db.lan:6432/app?sslmode=verify-full"
     data = saved({"DATABASE_URL": url}, "app-database")
@@ -178,6 +183,9 @@ def test_a_credentials_file_stands_in_for_id_and_secret_and_its_redirects_are_ch
         (MAIL | {"DEFAULT_FROM_EMAIL": "Backups <ops"}, "DEFAULT_FROM_EMAIL 'Backups <ops'"),
         (MAIL | {"DEFAULT_FROM_EMAIL": "X <a@b.org>\nBcc: c@d.org"}, "DEFAULT_FROM_EMAIL"),
         ({"LOCAL_BACKUP_FILENAME": "../x"}, "LOCAL_BACKUP_FILENAME '../x' is no file name"),
+        ({"LOCAL_BACKUP_DIR": "rel/dir"}, "LOCAL_BACKUP_DIR 'rel/dir' is not an absolute path"),
+        (MAIL | {"EMAIL_HOST": "smtp example"}, "EMAIL_HOST 'smtp example' is no host name"),
+        (MAIL | {"EMAIL_HOST": "smtp://mx.example.org:25"}, "its port goes into EMAIL_PORT"),
         ({"DATABASE_URL": "sqlite:///db.sqlite3"}, "DATABASE_URL names a SQLite file"),
         ({"DATABASE_URL": "mysql://u:hush@h/d"}, "DATABASE_URL is a mysql URL"),
         ({"DATABASE_URL": "hush"}, "DATABASE_URL is no URL"),
