@@ -21,7 +21,7 @@ from deployments.bootstrap.environment import misspelt, read_what_can_be
 from deployments.bootstrap.gmail_import import import_grant
 from deployments.bootstrap.google_files import GoogleFiles, read_google_files
 from deployments.bootstrap.kinds import ALL, register_all
-from deployments.bootstrap.plan import WITHOUT, Wanted, make_plan
+from deployments.bootstrap.plan import WITHOUT, Plan, Wanted, make_plan
 from deployments.bootstrap.refusals import BadSettings, Refusals
 from deployments.bootstrap.report import Report
 from deployments.bootstrap.written import Written, read_written, remember
@@ -71,13 +71,7 @@ async def bootstrap(
         Unreachable: Prefect or the registry's database does not answer.
     """
     started = time.monotonic()
-    environment, wrong = read_what_can_be(values)
-    refusals = Refusals()
-    refusals.sentences += [*refused, *wrong]
-    files = await asyncio.to_thread(refusals.attempt, read_google_files, environment) or GoogleFiles()
-    plan = refusals.attempt(make_plan, environment, files, given)
-    if plan is None or refusals.sentences:  # a misspelt name is often why another one is missing
-        raise BadSettings([*refusals.sentences, *misspelt(values)])
+    plan, files = await asyncio.to_thread(judge, values, given, refused)
     if not PREFECT_API_URL.value():  # Prefect would start a server of its own and keep the secrets there
         raise NotConfigured("PREFECT_API_URL is not set", "set it to the API of your Prefect server, or run `make up`")
     try:
@@ -100,6 +94,24 @@ async def bootstrap(
         raise Unreachable(f"Prefect's API answers {code} to {answer.request.url.path}", cure) from None
     notes = [*plan.warnings, *misspelt(values), *imported, *plan.without(existing)]
     return Report(count, tuple(blocks), registry, tuple(notes), dry_run, time.monotonic() - started)
+
+
+def judge(
+    values: Mapping[str, str], given: Iterable[Wanted] = (), refused: Iterable[str] = ()
+) -> tuple[Plan, GoogleFiles]:
+    """What ``values`` call for, and what was read from the files that they name; see ``bootstrap``, nothing is touched.
+
+    Raises:
+        BadSettings: settings are refused, all of them named at once, ``refused`` too.
+    """
+    environment, wrong = read_what_can_be(values)
+    refusals = Refusals()
+    refusals.sentences += [*refused, *wrong]
+    files = refusals.attempt(read_google_files, environment) or GoogleFiles()
+    plan = refusals.attempt(make_plan, environment, files, given)
+    if plan is None or refusals.sentences:  # a misspelt name is often why another one is missing
+        raise BadSettings([*refusals.sentences, *misspelt(values)])
+    return plan, files
 
 
 async def _existing(client: PrefectClient, wanted: Iterable[Wanted]) -> Existing:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import psutil
 import stamina
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from deployments.one_machine import ports
 from deployments.one_machine import stack as one
 from deployments.one_machine.settings import ROOT, Stack, stack
 from tasks.errors import FleetError
@@ -37,7 +39,7 @@ def main() -> int:
         place = stack()
         return _do(given, place, console, say)
     except FleetError as error:
-        console.print(f"[red]{given.what} failed:[/] {error}")
+        console.print(f"[red]{given.what} failed:[/] {escape(str(error))}")
         return 1
     except KeyboardInterrupt:
         console.print("stopped; run it again to go on")
@@ -59,7 +61,9 @@ def _do(given: argparse.Namespace, place: Stack, console: Console, say: Callable
     elif given.what == "down":
         one.down(place, say)
     elif given.what == "clean":
-        one.clean(place, say, given.confirm)
+        from deployments.one_machine.clean import clean
+
+        clean(place, say, given.confirm)
     elif given.what == "status":
         return _status(place, console)
     elif given.what == "logs":
@@ -102,6 +106,9 @@ def _status(place: Stack, console: Console) -> int:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    elsewhere = ports.moved(place)
+    if elsewhere:
+        console.print(f"{elsewhere[0]}: `make down`, then `make up` moves it.")
     return 0
 
 

@@ -17,14 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.one_machine import stack as one
+from deployments.one_machine.clean import clients_of
 from deployments.one_machine.leftovers import sweep
 from deployments.one_machine.recipes import RECIPIENT, demo_folder, demo_recipe, own_values, real_parts, zero_image
 from deployments.one_machine.runs import Api, Ended
-from deployments.one_machine.settings import ROOT, Stack, prepare
+from deployments.one_machine.settings import DEMO_CLIENT, ROOT, Stack, prepare
 from tasks.errors import Conflict, Damaged, FleetError
 from tasks.registry.names import ClientNames, gmail_block
 
-CLIENT = "acme"
+CLIENT = DEMO_CLIENT
 USER = "ada"
 LOGIN = "ada@example.org"
 RUN_SECONDS = 240
@@ -89,7 +90,7 @@ def _claim(place: Stack) -> None:
     """
     if demo_folder(place).exists():
         return
-    clients = one.clients_of(place)
+    clients = clients_of(place)
     if clients or (place.state / "own").exists():
         raise Conflict(
             f"the state folder {place.state} holds a fleet of your own",

@@ -113,6 +113,15 @@ class EmbeddedPostgres:
             return False
         return _run(self, "pg_ctl", "status", "-D", str(self.data), check=False).returncode == 0
 
+    def port_now(self) -> int | None:
+        """The port that the running server listens on, which its settings may have left behind; None when none runs."""
+        if not self.running():
+            return None
+        try:  # the fourth line: https://www.postgresql.org/docs/current/storage-file-layout.html
+            return int((self.data / "postmaster.pid").read_text().splitlines()[3])
+        except (OSError, IndexError, ValueError):
+            return None
+
     def remove(self) -> None:
         """Stop it and delete its data for good."""
         if self.home.exists():

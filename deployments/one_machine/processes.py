@@ -78,6 +78,15 @@ def alive(name: str, run: Path) -> psutil.Process | None:
     return process
 
 
+def variable(name: str, run: Path, key: str) -> str | None:
+    """The variable ``key`` that the process called ``name`` was started with, if it runs and has it."""
+    process = alive(name, run)
+    try:
+        return process.environ().get(key) if process else None
+    except psutil.Error:
+        return None
+
+
 def _find(name: str, run: Path) -> psutil.Process | None:
     """The process that was started as ``name`` of this state folder, by the marks in its environment; not its children."""
 

@@ -3,9 +3,10 @@
 import os
 import secrets
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -16,6 +17,9 @@ from tasks.errors import Conflict, InvalidInput
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 PROFILE = "fleet"
+DEMO_CLIENT = "acme"
+"""The one client that `make demo` makes, and makes again."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Stack:
         gateway_port: where it listens on this machine.
         time_zone: of schedules and of dates that people read.
         ports: range of clients' host ports.
+        refused: a sentence for each variable that cannot be what it is; its default stands here instead.
     """
 
     state: Path
@@ -37,6 +42,7 @@ class Stack:
     gateway_port: int
     time_zone: str
     ports: str
+    refused: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def api(self) -> str:
@@ -165,35 +171,60 @@ def _first_certificate() -> str:
 def stack() -> Stack:
     """The stack that environment and ``.env`` describe; the environment wins.
 
+    What cannot be is replaced by its default and told in ``refused``: `make up` refuses it, `make down` does without.
+
     Raises:
-        InvalidInput: a setting that cannot be, with its name and value.
+        InvalidInput: ``.env`` cannot be read.
     """
-    given = {**{k: v for k, v in dotenv_values(ROOT / ".env", interpolate=False).items() if v}, **os.environ}
+    given, refused = _given(), dict[str, str]()
+
+    def read(name: str, default: str, check: Callable[[str, str], T]) -> T:
+        try:
+            return check(name, given.get(name) or default)
+        except InvalidInput as error:
+            refused[name] = str(error)
+            return check(name, default)
+
     state = Path(given.get("ZERO_FLEET_STATE") or ROOT / ".state").expanduser()
-    port = _port("ZERO_FLEET_PORT", given.get("ZERO_FLEET_PORT") or "4200")
-    gateway_url = (given.get("GATEWAY_URL") or "http://localhost:8000").rstrip("/")
-    parts = urlsplit(gateway_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise InvalidInput(
-            f"GATEWAY_URL is {gateway_url!r}, which is no base URL", "write it like https://fleet.example.org"
-        )
-    local = parts.hostname in ("localhost", "127.0.0.1") and parts.port
-    gateway_port = _port("GATEWAY_PORT", given.get("GATEWAY_PORT") or str(parts.port if local else 8000))
-    time_zone = given.get("TIME_ZONE") or "UTC"
-    zone(time_zone)
+    gateway_url, local_port = read("GATEWAY_URL", "http://localhost:8000", _base_url)
     return Stack(
         state=(state if state.is_absolute() else ROOT / state),
-        port=port,
+        port=read("ZERO_FLEET_PORT", "4200", _port),
         gateway_url=gateway_url,
-        gateway_port=gateway_port,
-        time_zone=time_zone,
-        ports=_range("ZERO_FLEET_PORTS", given.get("ZERO_FLEET_PORTS") or "20000-29999"),
+        gateway_port=read("GATEWAY_PORT", str(local_port or 8000), _port),
+        time_zone=read("TIME_ZONE", "UTC", lambda _, name: zone(name).key),
+        ports=read("ZERO_FLEET_PORTS", "20000-29999", _range),
+        refused=refused,
     )
 
 
+def _given() -> dict[str, str]:
+    try:
+        file = dotenv_values(ROOT / ".env", interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise InvalidInput(
+            f"{ROOT / '.env'} cannot be read as UTF-8 text", "correct its rights or its encoding"
+        ) from None
+    both = (*file.items(), *os.environ.items())
+    return {name: value.strip() for name, value in both if value and value.strip()}
+
+
+def _base_url(name: str, value: str) -> tuple[str, int | None]:
+    """The URL without a slash at its end, and its port when that is one of this machine."""
+    url = value.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        parts, port, host = urlsplit(""), None, None
+    if parts.scheme not in ("http", "https") or not host or parts.username or parts.query:
+        raise InvalidInput(f"{name} is {url[:80]!r}, which is no base URL", "write it like https://fleet.example.org")
+    return url, port if host in ("localhost", "127.0.0.1") else None
+
+
 def _port(name: str, value: str) -> int:
-    if not value.isdigit() or not 1024 <= int(value) <= 65000:
-        raise InvalidInput(f"{name} is {value!r}, which is no port from 1024 to 65000", "correct it in .env")
+    if not (value.isascii() and value.isdigit() and len(value) <= 5 and 1024 <= int(value) <= 65000):
+        raise InvalidInput(f"{name} is {value[:40]!r}, which is no port from 1024 to 65000", "correct it in .env")
     return int(value)
 
 

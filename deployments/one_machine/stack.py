@@ -1,21 +1,19 @@
-"""The one-machine stack: up, down, status, clean. Everything may be run again at any time."""
+"""The one-machine stack: up, down, status. Everything may be run again at any time."""
 
 import asyncio
 import contextlib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments.one_machine import containers, engine, processes
+from deployments.one_machine import containers, engine, ports, processes
 from deployments.one_machine.embedded_postgres import EmbeddedPostgres, home_of
 from deployments.one_machine.pool import QUEUES
-from deployments.one_machine.settings import ROOT, Stack, prepare, require_free, write_private
-from tasks.errors import Conflict, NotConfigured, Unreachable
+from deployments.one_machine.settings import ROOT, Stack, prepare, write_private
+from tasks.errors import NotConfigured, Unreachable
 
 if TYPE_CHECKING:
     from deployments.bootstrap.plan import Wanted
@@ -24,6 +22,8 @@ START_SECONDS = 120
 PROVISIONER = "zero_provisioner"
 ALL = ("worker-health", "worker-work", "gateway", "smtp-standin", "google-standin", "server")
 """In the order in which they are stopped."""
+PLACES = {"worker-health": "queue health", "worker-work": "queue work"}
+"""Of what listens on no port."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,19 @@ def up(place: Stack, recipe: Recipe, say: Callable[[str], None], overwrite: bool
     """Bring the stack up, from nothing or from whatever part of it runs.
 
     Raises:
+        BadSettings: settings are refused; nothing was started.
         FleetError: what could not be started, and what to do.
     """
+    if _wrong(place, recipe):
+        require_right(place, recipe)  # raises, before a wrong port is written where workers read it
+    ports.require_unmoved(place)
     prepare(place)
-    _check_ports(place, recipe)
+    environment = place.environment()
+    os.environ.update(environment)  # before Prefect is imported, which reads it then
+    require_right(place, recipe)
+    ports.require_all_free(place, _ports(place, recipe))
     if engine.ensure(place.logs / "dockerd.log", say):
         (place.run / "dockerd-is-ours").touch()
-    environment = place.environment()
-    os.environ.update(environment)
     first = processes.alive("server", place.run) is None
     if first:
         processes.start(
@@ -231,15 +236,26 @@ def _gateway_host() -> str:
     return os.environ.get("GATEWAY_HOST") or "127.0.0.1"
 
 
-def _check_ports(place: Stack, recipe: Recipe) -> None:
-    if processes.alive("server", place.run) is None:
-        require_free(place.port, "Prefect", "ZERO_FLEET_PORT")
-    if processes.alive("gateway", place.run) is None:
-        require_free(place.gateway_port, "the gateway", "GATEWAY_PORT (and GATEWAY_URL)")
-    if not recipe.values.get("ZERO_POSTGRES_URL"):
-        home = home_of(place.fleet, place.state)
-        if not EmbeddedPostgres(home, place.postgres_port, "").running():
-            require_free(place.postgres_port, "the embedded PostgreSQL", "ZERO_FLEET_PORT (it takes the one after it)")
+def require_right(place: Stack, recipe: Recipe) -> None:
+    """Return if every setting is right, before anything is started.
+
+    Raises:
+        BadSettings: some are not, of the stack, of its ports and of bootstrap: all of them named at once.
+    """
+    from deployments.bootstrap.run import judge
+
+    values = {name: value for name, value in recipe.values.items() if name not in place.refused}
+    judge(values, refused=[*recipe.refused, *_wrong(place, recipe)])
+
+
+def _wrong(place: Stack, recipe: Recipe) -> list[str]:
+    """What is wrong with the settings of the stack itself."""
+    return [*place.refused.values(), *ports.clashes(_ports(place, recipe))]
+
+
+def _ports(place: Stack, recipe: Recipe) -> list[ports.Port]:
+    demo = (place.state / "demo").exists()
+    return ports.wanted(place, embedded=not recipe.values.get("ZERO_POSTGRES_URL"), demo=demo)
 
 
 def answers(url: str, what: str, place: Stack, name: str, seconds: float = START_SECONDS) -> None:
@@ -300,77 +316,35 @@ def _stop_daemon(place: Stack, say: Callable[[str], None]) -> None:
 
 
 def status(place: Stack) -> list[tuple[str, str, str]]:
-    """What runs and where: name, state, address."""
-    where = {
-        "server": place.ui,
-        "gateway": place.gateway_url,
-        "worker-health": "queue health",
-        "worker-work": "queue work",
-    }
+    """What runs and where: name, state, address; of what runs the real one, of the rest what the settings say."""
+    where = {"server": place.ui, "gateway": place.gateway_url, **PLACES}
     rows = []
     for name in reversed(ALL):
         process = processes.alive(name, place.run)
         if process is not None or name in where:
-            rows.append((name, f"runs (pid {process.pid})" if process else "down", where.get(name, "127.0.0.1")))
+            state = f"runs (pid {process.pid})" if process else "down"
+            rows.append((name, state, _address(place, name) if process else where[name]))
     home = home_of(place.fleet, place.state)
     if home.exists():
-        server = EmbeddedPostgres(home, place.postgres_port, "")
-        rows.append(("postgres", "runs" if server.running() else "down", f"127.0.0.1:{place.postgres_port}"))
+        real = ports.listening(place, ports.POSTGRES)
+        rows.append(("postgres", "runs" if real else "down", f"127.0.0.1:{real or place.postgres_port}"))
     if not engine.answers():
         return [*rows, ("docker", "down", os.environ.get("DOCKER_HOST", "the default socket"))]
     rows.append(("docker", "runs", os.environ.get("DOCKER_HOST", "the default socket")))
     for found in containers.ours(place.fleet):
-        ports = [f"{port.get('IP')}:{port['PublicPort']}" for port in found.get("Ports", []) if port.get("PublicPort")]
-        rows.append((containers.name(found), str(found["Status"]), ", ".join(ports)))
+        published = [f"{one.get('IP')}:{one['PublicPort']}" for one in found.get("Ports", []) if one.get("PublicPort")]
+        rows.append((containers.name(found), str(found["Status"]), ", ".join(published)))
     return rows
 
 
-def clean(place: Stack, say: Callable[[str], None], confirmed: str | None) -> None:
-    """Stop everything and delete it for good: containers, networks, databases, state.
-
-    Raises:
-        Conflict: clients of the operator's own would be deleted, and nobody confirmed it.
-    """
-    if not place.run.exists():
-        shutil.rmtree(place.state, ignore_errors=True)
-        return
-    # Containers too: the registry may be on a PostgreSQL of the operator's own.
-    clients = sorted(
-        {*clients_of(place), *(map(containers.client_of, containers.ours(place.fleet)) if engine.answers() else ())}
-    )
-    if clients and not (place.state / "demo").exists() and confirmed != place.fleet:
-        raise Conflict(
-            f"`make clean` would delete the databases, mail and backups of {len(clients)} client(s) ({', '.join(clients[:5])})",
-            f"back them up, then type `make clean CONFIRM={place.fleet}`",
-        )
-    for name in ALL:
-        processes.stop(name, place.run)
-    # After `make down` the daemon may be stopped, with our containers still on its disk.
-    if engine.ensure(place.logs / "dockerd.log", say):
-        (place.run / "dockerd-is-ours").touch()
-    removed = containers.remove_all(place.fleet)
-    if removed:
-        say(f"removed {', '.join(removed)}")
-    if (place.state / "demo").exists():
-        containers.remove_stand_ins()
-    down(place, say)
-    home = home_of(place.fleet, place.state)
-    EmbeddedPostgres(home, place.postgres_port, "").remove()
-    if home.parent.name == place.fleet:
-        shutil.rmtree(home.parent, ignore_errors=True)
-    shutil.rmtree(place.state)
-    say(f"removed {place.state}")
-
-
-def clients_of(place: Stack) -> list[str]:
-    """The slugs in the SQLite registry of this state folder."""
-    import sqlite3
-
-    file: Path = place.state / "registry.sqlite"
-    if not file.exists():
-        return []
-    try:
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
-            return [row[0] for row in connection.execute("SELECT slug FROM client ORDER BY slug")]
-    except sqlite3.Error:
-        return []
+def _address(place: Stack, name: str) -> str:
+    """Where the process ``name`` is, by what it was started with."""
+    if name in PLACES:
+        return PLACES[name]
+    port = ports.listening(place, name)
+    if name == "server":
+        return f"http://127.0.0.1:{port}"
+    if name == "gateway":
+        url = processes.variable(name, place.run, "GATEWAY_URL") or place.gateway_url
+        return url if url.endswith(f":{port}") else f"{url} (here: port {port})"
+    return f"127.0.0.1:{port}"

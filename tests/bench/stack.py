@@ -45,7 +45,7 @@ def running_stack() -> Iterator[Stack]:
             _command("up")
             yield stack()
         finally:
-            _command("clean")
+            _command("clean", "--confirm", stack().fleet)
             for name, value in before.items():
                 if value is None:
                     del os.environ[name]
@@ -73,10 +73,11 @@ def _free_ports() -> int:
     raise RuntimeError("no seven free ports in a row from 14200 to 24000")
 
 
-def _command(what: str) -> None:
+def _command(what: str, *more: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.one_machine", what], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "deployments.one_machine", what, *more],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         last = [line for line in done.stdout.splitlines() if line.strip()][-1:]
         raise RuntimeError(f"the stack's {what} failed: {' '.join(last)}")

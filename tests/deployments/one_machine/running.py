@@ -284,10 +284,11 @@ def start(folder: Path, image: str) -> RunningStack:
 
 def remove(folder: Path) -> None:
     """Stop the stack of ``folder`` and delete everything that it made, the folder too."""
-    kept = folder / "variables.json"
+    kept, fleet = folder / "variables.json", folder / "state" / "fleet"
     if kept.exists():
+        confirmed = ["--confirm", fleet.read_text()] if fleet.exists() else []
         done = subprocess.run(
-            [sys.executable, "-m", "deployments.one_machine", "clean"],
+            [sys.executable, "-m", "deployments.one_machine", "clean", *confirmed],
             cwd=ROOT, env=bare_environment() | json.loads(kept.read_text()), capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"clean failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
