@@ -111,7 +111,8 @@ def commit(work: Work) -> str:
     }
     trial.note(work, COMMIT, row=row)
     _finish(work)
-    said = f"{work.client}: upgraded from {old} to {work.spec.image}, running at {work.url}"
+    new = f"from {old} to {work.spec.image}" if old != work.spec.image else f"to what {old} is now"
+    said = f"{work.client}: upgraded {new}, running at {work.url}"
     return "; ".join(filter(None, [said, image_choice.warning(work)]))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.standins.zero.build import TAG, build
+from tests.standins.zero.variants import kept
 
 _COUNT = itertools.count()
 
@@ -18,6 +19,21 @@ def zero_image(docker_client) -> str:
     """The stand-in's image on the real engine."""
     build(TAG, docker_client)
     return TAG
+
+
+@pytest.fixture(scope="session")
+def next_image(docker_client, zero_image) -> Iterator[str]:
+    """A newer image that works, and migrates the database."""
+    with kept(docker_client, "next", sql="CREATE TABLE IF NOT EXISTS added (id int)") as tag:
+        yield tag
+
+
+@pytest.fixture(scope="session")
+def bad_image(docker_client, zero_image) -> Iterator[str]:
+    """A newer image that migrates the database, losing what it held, and then crashes."""
+    sql = "CREATE TABLE IF NOT EXISTS added (id int); DROP TABLE IF EXISTS kept; INSERT INTO added VALUES (1)"
+    with kept(docker_client, "bad", fault="crash", sql=sql) as tag:
+        yield tag
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from tasks.registry.models import Status
 from tasks.registry.names import ClientNames
 from tests.flows.clients.test_provision import run, secrets_of, wanted
 from tests.flows.clients.test_upgrade import put_rows, tables, upgrade
-from tests.standins.zero.variants import variant
 
 # The image works; killed before the gate was noted as passed, the upgrade is taken back, after that it is finished.
 TAKEN_BACK = ["readiness.until_ready"]
@@ -44,20 +43,6 @@ MORE_ROTATED_BACK = [
 ROTATED = ["-trial.discard_old"]
 MORE_ROTATED = ["rotation.commit", "-trial.over"]
 EVERYTHING = "database_password,better_auth_secret,autumn_key,api_token"
-
-
-@pytest.fixture(scope="session")
-def next_image(docker_client, zero_image) -> str:
-    """A newer image that works."""
-    return variant(docker_client, "next", sql="CREATE TABLE IF NOT EXISTS added (id int)")
-
-
-@pytest.fixture(scope="session")
-def bad_image(docker_client, zero_image) -> str:
-    """A newer image that migrates the database and then crashes."""
-    return variant(
-        docker_client, "bad", fault="crash", sql="CREATE TABLE IF NOT EXISTS added (id int); DROP TABLE IF EXISTS kept"
-    )
 
 
 @pytest.fixture(autouse=True)

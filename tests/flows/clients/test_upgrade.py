@@ -9,21 +9,6 @@ from tasks.registry import queries
 from tasks.registry.models import Status
 from tasks.registry.names import ClientNames
 from tests.flows.clients.test_provision import run, wanted
-from tests.standins.zero.variants import variant
-
-BREAKING = "CREATE TABLE IF NOT EXISTS added (id int); DROP TABLE IF EXISTS kept; INSERT INTO added VALUES (1)"
-
-
-@pytest.fixture(scope="session")
-def next_image(docker_client, zero_image) -> str:
-    """A newer image that works, and migrates the database."""
-    return variant(docker_client, "next", sql="CREATE TABLE IF NOT EXISTS added (id int)")
-
-
-@pytest.fixture(scope="session")
-def bad_image(docker_client, zero_image) -> str:
-    """A newer image that migrates the database, losing what it held, and then crashes."""
-    return variant(docker_client, "bad", fault="crash", sql=BREAKING)
 
 
 @pytest.fixture(autouse=True)

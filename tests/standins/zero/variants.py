@@ -1,5 +1,7 @@
 """Other images of the Zero stand-in: one that misbehaves, one that migrates more, made from its image without a build."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.standins.zero.build import TAG
@@ -10,6 +12,17 @@ MIGRATING = (
     "connection.execute({sql!r}); connection.close(); "
     "runpy.run_path('/app/server.py', run_name='__main__')"
 )
+
+
+@contextmanager
+def kept(client: Any, name: str, fault: str = "", sql: str = "") -> Iterator[str]:
+    """A variant that no sweep takes away meanwhile: a container that never starts holds it."""
+    tag = variant(client, name, fault, sql)
+    holder = client.api.create_container(tag, labels={})["Id"]
+    try:
+        yield tag
+    finally:
+        client.api.remove_container(holder, force=True, v=True)
 
 
 def variant(client: Any, name: str, fault: str = "", sql: str = "") -> str:
