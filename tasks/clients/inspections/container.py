@@ -189,12 +189,14 @@ def log_line(tail: Sequence[tuple[datetime, str]], running: bool, name: str, slu
     )
 
 
-def networks_line(found: dict[str, Any] | None, wanted: Sequence[str], name: str) -> Line:
-    """Whether the container is in the networks that it should be in."""
+def networks_line(found: dict[str, Any] | None, wanted: Sequence[str], name: str, adopted: bool = False) -> Line:
+    """Whether the container is in the networks that it should be in; one that was made by hand will be when it is made anew."""
     if found is None:
         return unknown(Check.NETWORKS, "there is no container")
     joined = list((found.get("NetworkSettings") or {}).get("Networks") or {})
     missing = [network for network in wanted if network not in joined]
+    if missing and adopted:
+        return good(Check.NETWORKS, f"it is in {', '.join(joined)}, as it was made by hand")
     if missing:
         return bad(
             Check.NETWORKS,

@@ -205,6 +205,8 @@ def isolation_line(server: postgres.Server, name: str, owner: str, slug: str) ->
     except FleetError as error:
         return unknown(Check.ISOLATION, error.what, error.cure)
     faults = [fault for fault in state.faults if not fault.startswith("no password")]
+    if not (state.role and state.database) and len(faults) == 1:
+        return unknown(Check.ISOLATION, faults[0], f"run provision-client for {slug}, which makes it")
     if faults:
         return bad(Check.ISOLATION, "; ".join(faults), f"run provision-client for {slug}, which puts it right")
     if state.open_to_all:

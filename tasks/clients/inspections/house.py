@@ -15,7 +15,12 @@ DRIFT = 5.0
 """Seconds that two clocks may differ."""
 
 
-DEPLOYMENTS = {"provision": "provision-client", "rotate": "rotate-client-secrets", "deprovision": "deprovision-client"}
+DEPLOYMENTS = {
+    "provision": "provision-client",
+    "rotate": "rotate-client-secrets",
+    "deprovision": "deprovision-client",
+    "clean restart": "restart-zero with clean=true",
+}
 """What an operation is started by, where that is not its name and -zero."""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.clients.containers import Seen
 from tasks.clients.diagnosis import Check, Line, bad, good, unknown
 from tasks.clients.engine import answers
-from tasks.registry.names import LABEL_FLEET
+from tasks.registry.names import LABEL_CLIENT, LABEL_FLEET
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -113,13 +113,16 @@ def inside_line(
     image_id: str,
     network: str,
     others: Sequence[str],
-    fleet: str,
+    labels: dict[str, str],
 ) -> Line:
     """Whether PostgreSQL at ``host`` and ``port`` answers from inside: by the container where it runs, else by another one of
     the same image in the same network, for a moment.
+
+    Args:
+        labels: of that other one, from ``labels_of``.
     """
     check = Check.FROM_INSIDE
-    config = (found or {}).get("Config") or {}
+    config = (found or _image(client, image_id)).get("Config") or {}
     main = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
     if seen is not None and seen.state == "running":
         for way in ways(host, port, main):
@@ -136,7 +139,7 @@ def inside_line(
     if not client.api.networks(names=[network]):
         return unknown(check, f"there is no network {network} yet to try it from")
     for way in ways(host, port, main):
-        word = read(_beside(client, way, image_id, network, others, fleet))
+        word = read(_beside(client, way, image_id, network, others, labels))
         if word is not None:
             return meaning(word, host, port, f"{way.program.rpartition('/')[2]} in another container of its image")
     return unknown(check, "the image has no node, bun, python, bash or nc to try it with")
@@ -171,6 +174,20 @@ def meaning(word: str, host: str, port: int, how: str) -> Line:
     )
 
 
+def labels_of(fleet: str, slug: str) -> dict[str, str]:
+    """So that a container that outlives its moment is found as the client's."""
+    return {LABEL_FLEET: fleet, LABEL_CLIENT: slug}
+
+
+def _image(client: "DockerClient", image_id: str) -> dict[str, Any]:
+    import docker.errors
+
+    try:
+        return dict(client.api.inspect_image(image_id)) if image_id else {}
+    except docker.errors.APIError:
+        return {}
+
+
 def _in_container(client: "DockerClient", seen: Seen, way: Way) -> str:
     import docker.errors
 
@@ -183,7 +200,9 @@ def _in_container(client: "DockerClient", seen: Seen, way: Way) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _beside(client: "DockerClient", way: Way, image_id: str, network: str, others: Sequence[str], fleet: str) -> str:
+def _beside(
+    client: "DockerClient", way: Way, image_id: str, network: str, others: Sequence[str], labels: dict[str, str]
+) -> str:
     import docker.errors
 
     api = client.api
@@ -193,7 +212,7 @@ def _beside(client: "DockerClient", way: Way, image_id: str, network: str, other
             entrypoint=[way.program],
             command=list(way.arguments),
             name=f"zero_look_{randomness.token_hex(4)}",
-            labels={LABEL_FLEET: fleet},
+            labels=labels,
             host_config=api.create_host_config(
                 network_mode=network,
                 extra_hosts={"host.docker.internal": "host-gateway"},

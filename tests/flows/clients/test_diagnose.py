@@ -87,7 +87,7 @@ async def test_a_healthy_client_has_no_bad_line_and_nothing_unknown_and_shows_gr
 
 
 async def test_each_thing_that_is_broken_is_the_one_bad_line_with_its_cure(
-    healthy, house, docker_client, postgres_server, google_block
+    healthy, house, docker_client, postgres_server, google_block, zero_image
 ):
     names = ClientNames(healthy)
     role = names.role
@@ -129,6 +129,11 @@ async def test_each_thing_that_is_broken_is_the_one_bad_line_with_its_cure(
     assert "in another container of its image" in rows["Database from inside"][1]
     assert verdicts(rows, "unknown") == {"Answer", "Address in the browser's code", "CPU, memory and network"}
     assert not docker_client.api.containers(all=True, filters={"name": "zero_look_"})
+
+    docker_client.api.remove_container(names.container)
+    await only("Container", "there is no container", f"run provision-client for {healthy}")
+    docker_client.api.create_container(zero_image, name=names.container)
+    await only("Container", "belongs to nobody we know", f"docker rename {names.container}")
 
 
 async def test_a_port_that_a_foreign_process_has_is_named_with_that_process(house, zero_image, slug, google_block):

@@ -102,13 +102,24 @@ def test_variables_that_differ_are_named_without_their_values():
         "PATH": "/bin",
     }
     expected = dict.fromkeys(settings.NEEDED, "x") | {"THREAD_SYNC_LOOP": "true"}
-    assert settings.environment_line(there, expected, False, "acme").seen == (
-        "different: THREAD_SYNC_LOOP; set and not wanted: DROP_AGENT_TABLES"
-    )
+
+    def other(adopted: bool = False, same_hash: bool = True) -> diagnosis.Line:
+        return settings.environment_line(there, expected, same_hash=same_hash, adopted=adopted, slug="acme")
+
+    def lacking(unfilled=(), adopted: bool = False) -> diagnosis.Line:
+        return settings.secrets_line(there, unfilled, [], block="zero-acme", adopted=adopted, slug="acme")
+
+    assert other().seen == "different: THREAD_SYNC_LOOP; set and not wanted: DROP_AGENT_TABLES"
+    assert other(adopted=True).verdict is Verdict.UNKNOWN
+    del there["DROP_AGENT_TABLES"]
+    there["THREAD_SYNC_LOOP"] = "true"
+    assert other().verdict is Verdict.GOOD and "labels are not" in other(same_hash=False).seen
+    assert "better_auth_secret" in lacking(["better_auth_secret"]).seen
     del there["AUTUMN_SECRET_KEY"]
-    lacking = settings.secrets_line(there, [], [], "zero-acme", "acme")
-    assert lacking.seen == "the container lacks AUTUMN_SECRET_KEY"
-    assert "better_auth_secret" in settings.secrets_line(there, ["better_auth_secret"], [], "zero-acme", "acme").seen
+    assert lacking().seen == "the container lacks AUTUMN_SECRET_KEY"
+    assert lacking(adopted=True).verdict is Verdict.UNKNOWN
+    del there["BETTER_AUTH_SECRET"]
+    assert lacking(adopted=True).verdict is Verdict.BAD
     assert settings.secret_values({"A_TOKEN": "t", "DATABASE_URL": "p://u:a%40b@h/d", "PORT": "1"}) == [
         "t",
         "a%40b",
@@ -125,6 +136,14 @@ def test_a_redirect_uri_that_is_in_use_and_not_given_out_is_told_with_both():
         "acme",
     )
     assert used.verdict is Verdict.BAD and "localhost:3000" in used.seen and "localhost:20000" in used.seen
+    by_hand = settings.redirect_line(
+        {"BETTER_AUTH_URL": "http://localhost:3000/"},
+        f"http://localhost:20000{callback}",
+        f"http://localhost:3000{callback}",
+        "acme",
+        adopted=True,
+    )
+    assert by_hand.verdict is Verdict.GOOD and "register both" in by_hand.cure
     moved = settings.redirect_line({}, f"https://a.example{callback}", f"http://localhost:20000{callback}", "acme")
     assert "register https://a.example" in moved.cure
 
@@ -206,10 +225,10 @@ def test_every_program_that_may_be_in_an_image_tells_postgresql_from_nothing_and
     assert _word(name) in ("ENOTFOUND", "EAI_AGAIN")
 
 
-def test_an_image_without_any_such_program_leaves_it_unknown(docker_client, sleeper, fleet):
+def test_an_image_without_any_such_program_leaves_it_unknown(docker_client, sleeper):
     one, found = containers.inspect(docker_client, sleeper), docker_client.api.inspect_container(sleeper)
     line = inside.inside_line(
-        docker_client, one, found, host="db", port=5432, image_id="", network="bridge", others=[], fleet=fleet
+        docker_client, one, found, host="db", port=5432, image_id="", network="bridge", others=[], labels={}
     )
     assert line.verdict is Verdict.UNKNOWN and "no node, bun, python, bash or nc" in line.seen
 
