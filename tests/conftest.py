@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="fault and concurrency tests with their full counts")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What counts more under --soak, or dies at more points, is what `make soak` runs."""
+    for item in items:
+        if {"soak", "point"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.soak)
+
+
 @pytest.fixture(scope="session")
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether counts are the full ones (``make soak``)."""

@@ -36,7 +36,7 @@ class Figure:
         bar: what the figure must not exceed, or must reach.
         reach: False: ours / beside must be at most ``bar``; True: beside / ours must be at least ``bar``.
         rounds: counted ones.
-        unit: of the figure as told: ``x`` or ``%``.
+        unit: of the figure as told: ``x``, ``%``, or ``s`` for the difference in seconds instead of a ratio.
         open: what a figure needs around all its rounds; gives the function that measures one.
     """
 
@@ -50,6 +50,8 @@ class Figure:
 
     def ratio(self, pair: Pair) -> float:
         """The figure of one round."""
+        if self.unit == "s":
+            return pair.ours - pair.beside
         return pair.beside / pair.ours if self.reach else pair.ours / pair.beside
 
     def told(self, value: float) -> str:

@@ -10,6 +10,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ DEADLINE = 300
 
 
 @contextmanager
-def _provisioning() -> Iterator[Measure]:
+def provisioning() -> Iterator[tuple[Stack, Engine, str]]:
+    """A running stack, its registry, and the image to provision with."""
     from blocks.registry import open_engine
     from tests.standins.zero.build import TAG, build
 
@@ -42,49 +44,91 @@ def _provisioning() -> Iterator[Measure]:
         build(TAG)
     with running_stack() as place:
         registry = open_engine(make_url(f"sqlite:///{place.state.resolve() / 'registry.sqlite'}"))
+        try:
+            yield place, registry, image
+        finally:
+            registry.dispose()
+
+
+@contextmanager
+def _own_share() -> Iterator[Measure]:
+    with provisioning() as (place, registry, image):
         # A name of our own each time: nothing that we take away may be somebody's.
-        token = secrets.token_hex(3)
-        yield functools.partial(_round, place, registry, image, token)
-        registry.dispose()
+        yield functools.partial(_round, place, registry, image, secrets.token_hex(3))
 
 
 def _round(place: Stack, registry: Engine, image: str, token: str, number: int) -> Pair:
-    slug = f"bench-b{token}-{number}"
+    spent = asyncio.run(provision_and_remove(place, registry, image, f"bench-b{token}-{number}"))
+    return Pair(spent.total - spent.outside, spent.total)
 
-    async def provision() -> Pair:
-        api = Api(place)
-        run = ""
-        try:
-            run = await api.start("provision-client/default", {"client": slug, "spec": {"image": image}})
-            ended = await api.wait(run, DEADLINE)
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one provision-client: from Running to Completed, of those outside, and of those waiting for the service."""
+
+    total: float
+    outside: float
+    waiting: float
+
+
+async def provision_and_remove(place: Stack, registry: Engine, image: str, slug: str) -> Spent:
+    """Provision a client by a deployment run over the API, and take it away again."""
+    api = Api(place)
+    run, steps = "", list[StepJournal]()
+    try:
+        run = await api.start("provision-client/default", {"client": slug, "spec": {"image": image}})
+        ended = await api.wait(run, DEADLINE)
+        if ended.state != "COMPLETED":
+            raise RuntimeError(f"provision-client ended {ended.state}: {ended.message}")
+        total = _running_to_completed(await api.get(f"/flow_run_states/?flow_run_id={run}"))
+    finally:
+        steps = journal.of_run(registry, run)
+        await _remove(place, api, registry, slug, run)
+        await api.close()
+    outside = {step.step: step.outside_seconds or 0.0 for step in steps}
+    if "ready" not in outside:
+        raise RuntimeError("the run left no step journal in the state folder's registry")
+    return Spent(total, sum(outside.values()), outside["ready"])
+
+
+async def provision_at_once(place: Stack, registry: Engine, image: str, slugs: list[str]) -> float:
+    """Provision several clients by deployment runs that are started together; seconds from the first's Running to the last's
+    Completed. They are taken away again.
+    """
+    api = Api(place)
+    runs: list[str] = []
+    try:
+        wanted = [{"client": slug, "spec": {"image": image}} for slug in slugs]
+        runs = list(await asyncio.gather(*(api.start("provision-client/default", one) for one in wanted)))
+        for ended in await asyncio.gather(*(api.wait(run, DEADLINE) for run in runs)):
             if ended.state != "COMPLETED":
                 raise RuntimeError(f"provision-client ended {ended.state}: {ended.message}")
-            total = _running_to_completed(await api.get(f"/flow_run_states/?flow_run_id={run}"))
-        finally:
-            outside = [step.outside_seconds or 0.0 for step in journal.of_run(registry, run)]
+        moments = [_moments(await api.get(f"/flow_run_states/?flow_run_id={run}")) for run in runs]
+    finally:
+        for slug, run in zip(slugs, runs, strict=False):
             await _remove(place, api, registry, slug, run)
-            await api.close()
-        if not outside:
-            raise RuntimeError("the run left no step journal in the state folder's registry")
-        return Pair(total - sum(outside), total)
-
-    return asyncio.run(provision())
+        await api.close()
+    return (max(at["COMPLETED"] for at in moments) - min(at["RUNNING"] for at in moments)).total_seconds()
 
 
 def _running_to_completed(states: list[dict[str, Any]]) -> float:
-    at = {state["type"]: datetime.fromisoformat(state["timestamp"]) for state in reversed(states)}
+    at = _moments(states)
     return (at["COMPLETED"] - at["RUNNING"]).total_seconds()
+
+
+def _moments(states: list[dict[str, Any]]) -> dict[str, datetime]:
+    return {state["type"]: datetime.fromisoformat(state["timestamp"]) for state in reversed(states)}
 
 
 async def _remove(place: Stack, api: Api, registry: Engine, slug: str, run: str) -> None:
     """Container, database, role, rows, block, artifacts and run of a client of ours."""
     names = ClientNames(slug)
-    _remove_container(place, slug)
+    remove_container(place, slug)
     wanted = {"name": {"any_": [names.secrets_block, "postgres-server"]}}
     documents = await api.post("/block_documents/filter", {"block_documents": wanted, "include_secrets": True})
     for document in documents:
         if document["name"] == "postgres-server":
-            await asyncio.to_thread(_drop_database, document["data"], names)
+            await asyncio.to_thread(drop_database, document["data"], names)
         else:
             await _delete(place, f"/block_documents/{document['id']}")
     for artifact in await api.post("/artifacts/filter", {"artifacts": {"key": {"any_": [f"client-{slug}"]}}}):
@@ -103,7 +147,8 @@ async def _remove(place: Stack, api: Api, registry: Engine, slug: str, run: str)
         session.commit()
 
 
-def _remove_container(place: Stack, slug: str) -> None:
+def remove_container(place: Stack, slug: str) -> None:
+    """Remove the container of our fleet's client ``slug``."""
     import docker
 
     engine = docker.from_env(timeout=60)
@@ -113,7 +158,8 @@ def _remove_container(place: Stack, slug: str) -> None:
     engine.close()
 
 
-def _drop_database(server: dict[str, Any], names: ClientNames) -> None:
+def drop_database(server: dict[str, Any], names: ClientNames) -> None:
+    """Drop database and role ``names`` at the block's ``server``, where there is such a role."""
     import psycopg
     from psycopg import sql
 
@@ -152,7 +198,7 @@ FIGURES = [
         "seconds of provision-client from Running to Completed that it spent itself, beside all of them; outside is what "
         "the step journal counts for Docker, PostgreSQL and waiting for the service",
         0.25,
-        _provisioning,
+        _own_share,
         rounds=7,
         unit="%",
     )
