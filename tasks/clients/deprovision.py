@@ -141,10 +141,11 @@ def begin(work: Work, proven: str, words: str) -> None:
         words: what is said where none was made.
     """
     queries.register_client(work.registry, work.client)
+    kept = {"before": {"container_id": _aside(work)}} if _aside(work) else {}
     queries.update_instance(
         work.registry,
         work.client,
-        pending={"operation": OPERATION, "phase": "removing", "proven": proven, "words": proven or words},
+        pending={"operation": OPERATION, "phase": "removing", "proven": proven, "words": proven or words, **kept},
         status=Status.STOPPING,
         last_error=None,
     )
@@ -164,13 +165,22 @@ def remove_containers(work: Work) -> None:
 
 
 def _own_containers(work: Work) -> list[str]:
-    """Ids: by label, and the adopted one, which bears none."""
+    """Ids: by label, and an adopted one, which bears none, also where an operation that was cut off has it aside."""
     client = work.engine_client()
+    aside = containers.inspect(client, _aside(work)) if _aside(work) else None
     found = [one.id for one in labelled.containers_of(client, work.house.fleet, work.client)]
     named = containers.recognised(containers.inspect(client, work.names.container), work.house.fleet, work.stored)
     if named is not None and named.fleet == work.house.fleet and named.client == work.client:
         found.append(named.id)
+    if aside is not None and not aside.fleet and aside.name.startswith(work.names.container):
+        found.append(aside.id)
     return list(dict.fromkeys(found))
+
+
+def _aside(work: Work) -> str:
+    """The id of the container that an upgrade or a rotation under way set aside; empty: none."""
+    pending = (work.stored.pending if work.stored else None) or {}
+    return str((pending.get("before") or {}).get("container_id") or "")
 
 
 def remove_database(work: Work) -> None:

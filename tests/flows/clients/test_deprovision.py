@@ -90,6 +90,19 @@ async def test_a_backup_that_fails_leaves_everything(house, zero_image, slug, do
     assert await gone(house, docker_client, postgres_server, slug)
 
 
+async def test_an_adopted_container_that_an_upgrade_has_aside_goes_too(
+    house, slug, docker_client, postgres_server, backups, zero_image
+):
+    aside = docker_client.api.create_container(zero_image, name=ClientNames(slug).container + "__before")["Id"]
+    queries.register_client(house, slug)
+    queries.update_instance(
+        house, slug, pending={"operation": "upgrade", "phase": "trying", "before": {"container_id": aside}}
+    )
+    assert (await deprovision(slug)).is_completed()
+    assert not docker_client.api.containers(all=True, filters={"id": aside})
+    assert await gone(house, docker_client, postgres_server, slug)
+
+
 async def test_a_client_without_container_and_database_goes_too(
     house, slug, docker_client, postgres_server, backups, zero_image
 ):
