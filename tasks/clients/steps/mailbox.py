@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.clients import mailbox
 from tasks.clients.mailbox import Mailbox
 from tasks.clients.secrets import redact
-from tasks.clients.steps.existing import take_up
+from tasks.clients.steps import client_blocks
+from tasks.clients.steps.existing import take_up_container
 from tasks.clients.steps.operation import glance
 from tasks.clients.work import Work
 from tasks.errors import NotConfigured, Unhealthy
@@ -55,7 +56,7 @@ async def latest(client: str, limit: int) -> str:
 async def _opened(client: str) -> AsyncIterator[tuple[Work, Mailbox]]:
     """The client's e-mail API, when its container runs and there is a token."""
     async with glance(client, "mail") as work:
-        await take_up(work)
+        client_blocks.take_secrets(work, await take_up_container(work))
         block = work.names.secrets_block
         if not work.given.api_token:
             raise NotConfigured(

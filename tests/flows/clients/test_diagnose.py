@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
+from blocks.installation import installation
 from flows.clients.diagnose import diagnose_client
 from tasks.registry import queries
+from tasks.registry.lock import hold
 from tasks.registry.names import ClientNames
 from tests.conftest import ROOT, free_port
 from tests.flows.clients.conftest import save_blocks
@@ -78,7 +80,10 @@ async def test_a_healthy_client_has_no_bad_line_and_nothing_unknown_and_shows_gr
     assert after.looked["rows"]["mail0_user"] == 0
     with postgres_server.connect(ClientNames(healthy).database) as connection:
         connection.execute("INSERT INTO mail0_connection (id, provider_id) VALUES ('1', 'google'), ('2', 'google')")
-    state, rows = await diagnose(healthy)
+    with hold(house, healthy, "run 1 (upgrade)", installation().locks):
+        state, rows = await diagnose(healthy)
+    assert verdicts(rows, "unknown") == {"Operations"} and "run 1 (upgrade) since" in rows["Operations"][1]
+    assert state.is_completed()
     assert "connection 2 (+2)" in rows["Zero's tables"][1]
     assert rows["Accounts in Zero"][1] == "2 accounts connected: google 2"
     secrets, page = await secrets_of(healthy), await page_of(healthy, "diagnosis")
