@@ -118,7 +118,7 @@ def test_a_stack_that_runs_is_not_moved_and_says_where_it_is(tmp_path):
     processes.start("server", sleeper, mine.run, mine.run, bare_environment(), mine.run)
     try:
         with pytest.raises(
-            Conflict, match="runs on port 17300, and ZERO_FLEET_PORT is 4200.*set ZERO_FLEET_PORT=17300"
+            Conflict, match=r"runs on port 17300, and ZERO_FLEET_PORT is 4200.*set ZERO_FLEET_PORT=17300"
         ):
             up(mine, Recipe({}), print)
         assert not mine.prefect_home.exists(), "the address that its workers read was overwritten"
