@@ -84,6 +84,21 @@ def test_errors_in_the_log_are_explained_while_they_are_recent():
     assert odd.verdict is Verdict.UNKNOWN and "x is not a function" in odd.seen
 
 
+def test_a_log_is_read_with_its_moments_and_without_secrets(docker_client, zero_image, fleet):
+    made = docker_client.api.create_container(
+        zero_image, ["/bin/sh", "-c", "echo Error: token hunter22 refused"], labels={LABEL_FLEET: fleet}, entrypoint=[]
+    )
+    try:
+        docker_client.api.start(made["Id"])
+        docker_client.api.wait(made["Id"], timeout=20)
+        ended = containers.inspect(docker_client, made["Id"])
+        assert ended is not None
+        [(at, said)] = container.log_tail(docker_client, ended, ["hunter22"])
+    finally:
+        docker_client.api.remove_container(made["Id"], force=True)
+    assert said == "Error: token *** refused" and abs((now() - at).total_seconds()) < 60
+
+
 def test_a_different_database_url_is_told_by_its_parts_and_never_shown():
     def line(url: str) -> diagnosis.Line:
         return settings.database_url_line({"DATABASE_URL": url}, URL, "acme")
