@@ -13,7 +13,9 @@ OLD_STEPS = {"A": 11, "B": 8, "C": 7}
 """Lines of the three procedures of the old way."""
 FOREIGN = {"PREFECT_HOME", "PATH", "PWD"}
 """Variables of Prefect and the shell that commands of the README set."""
-NOT_VARIABLES = re.compile(r"ON_ERROR_STOP|WRONG_VERSION_NUMBER|MY_TOKEN|OPENAI_API_KEY|ZERO_API_TOKEN|NEXT_PUBLIC_.*")
+NOT_VARIABLES = re.compile(
+    r"ON_ERROR_STOP|WRONG_VERSION_NUMBER|MY_TOKEN|OPENAI_API_KEY|ZERO_API_TOKEN|DROP_AGENT_TABLES|NEXT_PUBLIC_.*"
+)
 """Words in capitals that are psql's, OpenSSL's, examples, or set inside a client's container."""
 
 
@@ -30,7 +32,7 @@ def deployed() -> list[str]:
 
 
 def test_the_table_has_every_deployment_and_no_other() -> None:
-    assert re.findall(r"^\| `([a-z-]+)` \|", section("## The eight deployments"), re.MULTILINE) == deployed()
+    assert re.findall(r"^\| `([a-z-]+)` \|", section("## The deployments"), re.MULTILINE) == deployed()
 
 
 def test_every_make_target_in_the_documents_exists_and_every_target_is_told() -> None:
@@ -79,7 +81,7 @@ def test_every_line_of_the_old_way_has_a_row(part: str) -> None:
 
 def test_what_a_row_calls_missing_is_missing() -> None:
     there = set(deployed())
-    absent = {"restart-zero", "stop-zero", "disconnect-gmail", "deprovision-client", "restore-database", "backup-fleet"}
+    absent = {"disconnect-gmail", "restore-database", "backup-fleet"}
     assert not there & absent, "the README says that these are not there yet; tell of them now"
 
 

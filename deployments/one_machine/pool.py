@@ -52,10 +52,10 @@ async def heartbeats() -> dict[str, float]:
 
 
 def fingerprint(root: Path, environment: Mapping[str, str]) -> str:
-    """A hash of everything that a deployment is made from: prefect.yaml, the flows and their schemas, two settings."""
+    """A hash of everything that a deployment is made from: prefect.yaml, the flows, what their schemas take from tasks, a setting."""
     digest = hashlib.sha256()
-    ours = ["prefect.yaml", "tasks/registry/spec.py", "deployments/one_machine/pool.py"]
-    sources = [*(root / name for name in ours), *sorted((root / "flows").rglob("*.py"))]
+    ours = [root / "prefect.yaml", root / "deployments/one_machine/pool.py"]
+    sources = [*ours, *sorted((root / "flows").rglob("*.py")), *sorted((root / "tasks").rglob("*.py"))]
     for path in sources:
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     digest.update(environment["TIME_ZONE"].encode())

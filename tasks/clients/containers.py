@@ -122,9 +122,10 @@ def refuse_foreign(seen: Seen | None, fleet: str, slug: str) -> None:
     """
     if seen is not None and (seen.fleet != fleet or seen.client != slug):
         whose = f"fleet {seen.fleet}" if seen.fleet else "nobody we know"
+        adopt = "" if seen.fleet else "adopt it with adopt-zero, "
         raise Conflict(
             f"the container {seen.name} exists and belongs to {whose}",
-            f"rename it (`docker rename {seen.name} …`), or give the client another slug",
+            f"{adopt}rename it (`docker rename {seen.name} …`), or give the client another slug",
         )
 
 
