@@ -17,9 +17,9 @@ from tasks.registry.names import ClientNames
 from tests.flows.clients.test_provision import run, secrets_of, wanted
 from tests.flows.clients.test_upgrade import put_rows, tables, upgrade
 
-# The image works; killed before the gate was noted as passed, the upgrade is taken back, after that it is finished.
-TAKEN_BACK = ["readiness.until_ready"]
-MORE_TAKEN_BACK = [
+# The image works; killed before the gate was noted as passed (with --soak), the upgrade is taken back, after that it is finished.
+TAKEN_BACK = [
+    "readiness.until_ready",
     "-database_copy._carry_settings",
     "-trial.set_aside",
     "trial.set_aside",
@@ -92,7 +92,7 @@ async def test_an_upgrade_that_was_killed_is_taken_back_or_finished_by_the_next_
 ):
     assert (await run(slug, wanted(zero_image))).is_completed()
     put_rows(postgres_server, slug)
-    taken_back = [(point, next_image) for point in TAKEN_BACK + (MORE_TAKEN_BACK if soak else [])]
+    taken_back = [(point, next_image) for point in (TAKEN_BACK if soak else [])]
     taken_back += [(point, bad_image) for point in ON_THE_WAY_BACK + (MORE_ON_THE_WAY_BACK if soak else [])]
     for point, image in taken_back:
         await kill(point, slug, "upgrade", image)

@@ -104,7 +104,7 @@ async def test_a_fleet_stops_at_its_first_client_that_fails_whose_image_and_data
     assert state.is_failed()
     assert state.message.startswith(f"0 of 3 upgraded to {bad_image}; 1 not to be upgraded: {off}: not enabled")
     assert f"1 failed: {first}: the upgrade to {bad_image} failed" in state.message
-    assert "crashed on purpose" in state.message
+    assert "crashes in a loop" in state.message
     assert f"the old image serves again at http://localhost:{before.host_port}" in state.message
     assert f"stopped there, 1 not attempted: {second}" in state.message
     assert docker_client.api.inspect_container(ClientNames(second).container)["Id"] == untouched.container_id
