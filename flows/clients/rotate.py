@@ -25,7 +25,8 @@ async def rotate_client_secrets(client: Annotated[str, Field(min_length=1, max_l
     """Give a client new secrets: saved in its block first, then tried with a container made anew; when that does not serve in time,
     the old ones come back.
 
-    The values are made here and never shown; to give one yourself, save it in the client's block under Next values (`pending`) first.
+    The values are made here and never shown; to give one yourself, save it in the client's block under Next values (`pending`)
+    first. What a killed or cancelled run left is finished or taken back by the next run on the client.
 
     Args:
         client: Slug of the client.

@@ -34,7 +34,8 @@ async def upgrade_zero(clients: Clients, image: Image, wave: Wave = 4, abort_rat
     serve in time, the old image comes back with the database exactly as it was.
 
     The service is away from the old container's stop until the new one serves; its database is copied on the server in between,
-    which needs that much free disk there. Run again after anything: who is upgraded already is left alone.
+    which needs that much free disk there. Run again after anything: who is upgraded already is left alone, and what a killed or
+    cancelled run left is finished or taken back first (provision-client, start-zero and restart-zero do that too).
 
     Args:
         clients: One slug, several, or `all`.
