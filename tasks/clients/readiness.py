@@ -79,13 +79,26 @@ def dead(seen: Seen | None, restarts_before: int) -> str | None:
         return "it was killed for want of memory"
     restarts = seen.restart_count - restarts_before
     if restarts >= RESTARTS:
-        return f"it crashes in a loop ({restarts} restarts, last exit code {seen.exit_code})"
+        return looping(seen, restarts)
     if seen.state in ("exited", "dead"):
         known = EXIT_CODES.get(seen.exit_code)
         return f"it ended with exit code {seen.exit_code}{f': {known}' if known else ''}"
     if seen.state == "paused":
         return "it is paused"
     return None
+
+
+def looping(seen: Seen, restarts: int) -> str:
+    """That it crashes in a loop; with its last exit code, unless it was just started again and Docker shows none.
+
+    >>> from tasks.clients.containers import Seen
+    >>> looping(Seen("1", "a", "restarting", 1, False, 2, "", "", None, "", ""), 2)
+    'it crashes in a loop (2 restarts, last exit code 1)'
+    >>> looping(Seen("1", "a", "running", 0, False, 2, "", "", None, "", ""), 2)
+    'it crashes in a loop (2 restarts)'
+    """
+    last = "" if seen.running else f", last exit code {seen.exit_code}"
+    return f"it crashes in a loop ({restarts} restarts{last})"
 
 
 _KINDS = ("schema", "table", "relation", "sequence", "view", "function", "type", "database")

@@ -9,7 +9,7 @@ from tasks.clients import images
 from tasks.clients.containers import Seen
 from tasks.clients.diagnosis import Check, Line, bad, good, quantity, size, span, unknown
 from tasks.clients.engine import answers
-from tasks.clients.readiness import reason
+from tasks.clients.readiness import looping, reason
 from tasks.clients.secrets import redact
 from tasks.clock import now
 from tasks.registry.models import Status
@@ -90,7 +90,7 @@ def container_line(
     up, restarts = uptime(found), seen.restart_count
     if seen.state == "restarting" or (seen.running and restarts and up is not None and up < YOUNG):
         return _ended(
-            f"it crashes in a loop ({restarts} restarts, last exit code {seen.exit_code})",
+            looping(seen, restarts),
             seen,
             lines,
             name,
