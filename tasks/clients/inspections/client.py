@@ -205,7 +205,9 @@ async def browser_look(view: View) -> Line:
 async def google_look(view: View) -> None:
     """Whether Google takes id and secret."""
     try:
-        line = await google.google_line(view.work.google, environment.redirect_uri(view.work.url), view.slug)
+        work = view.work
+        block = work.names.secrets_block if work.given.google_client_id else work.spec.google_client
+        line = await google.google_line(work.google, environment.redirect_uri(work.url), view.slug, block)
     except Exception as error:
         line = failure(Check.GOOGLE, error)
     view.lines.append(line)

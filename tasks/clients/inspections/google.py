@@ -35,14 +35,15 @@ def trusted(url: str) -> bool:
     return parts.scheme == "https" and host in GOOGLE and port in (None, 443)
 
 
-def meaning(code: int, word: str, where: str) -> Line:
+def meaning(code: int, word: str, where: str, block: str) -> Line:
     """What the endpoint's answer to a bogus code says of id and secret.
 
     Args:
         word: the answer's ``error``.
         where: the host asked.
+        block: where the client's id and secret are kept.
 
-    >>> meaning(400, "invalid_grant", "oauth2.googleapis.com").verdict.value
+    >>> meaning(400, "invalid_grant", "oauth2.googleapis.com", "google-zero").verdict.value
     'good'
     """
     check = Check.GOOGLE
@@ -52,7 +53,7 @@ def meaning(code: int, word: str, where: str) -> Line:
         return bad(
             check,
             f"{where} refuses the client's id or secret ({word})",
-            f"copy both again from {CREDENTIALS} into the block, and run provision-client",
+            f"copy both again from {CREDENTIALS} into the block {block}, and run provision-client",
         )
     if word == "redirect_uri_mismatch":
         return bad(
@@ -63,11 +64,12 @@ def meaning(code: int, word: str, where: str) -> Line:
     return unknown(check, f"{where} answers {code}{f' ({word})' if word else ''}, which says nothing of id and secret")
 
 
-async def google_line(google: GoogleClient | None, redirect: str, slug: str) -> Line:
+async def google_line(google: GoogleClient | None, redirect: str, slug: str, block: str) -> Line:
     """Ask the endpoint once.
 
     Args:
         redirect: the client's redirect URI, which is sent along as at a login.
+        block: where its id and secret are kept.
     """
     import httpx
 
@@ -102,4 +104,4 @@ async def google_line(google: GoogleClient | None, redirect: str, slug: str) -> 
         word = said.get("error", "") if isinstance(said, dict) else ""
     except ValueError:
         word = ""
-    return meaning(answer.status_code, word if isinstance(word, str) and word.isascii() else "", where)
+    return meaning(answer.status_code, word if isinstance(word, str) and word.isascii() else "", where, block)

@@ -199,12 +199,15 @@ async def test_an_address_that_was_built_into_the_browsers_code_is_found_behind_
 
 
 async def test_a_secret_goes_to_google_or_this_machine_only_and_offline_is_not_known():
-    evil = await google.google_line(GoogleClient("i", "s", "https://evil.example/token"), "http://localhost", "acme")
+    evil = await google.google_line(
+        GoogleClient("i", "s", "https://evil.example/token"), "http://localhost", "acme", "google-zero"
+    )
     assert evil.verdict is Verdict.BAD and "was not sent" in evil.seen
     offline = GoogleClient("i", "s", f"http://127.0.0.1:{free_port()}/token")
-    assert (await google.google_line(offline, "http://localhost", "acme")).verdict is Verdict.UNKNOWN
-    assert google.meaning(401, "invalid_client", "g").verdict is Verdict.BAD
-    assert google.meaning(503, "", "g").verdict is Verdict.UNKNOWN
+    assert (await google.google_line(offline, "http://localhost", "acme", "google-zero")).verdict is Verdict.UNKNOWN
+    refused = google.meaning(401, "invalid_client", "g", "zero-acme")
+    assert refused.verdict is Verdict.BAD and "into the block zero-acme" in refused.cure
+    assert google.meaning(503, "", "g", "google-zero").verdict is Verdict.UNKNOWN
 
 
 def _word(way: inside.Way) -> str | None:
