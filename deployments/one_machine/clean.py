@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deployments.one_machine import containers, engine, processes
 from deployments.one_machine.embedded_postgres import EmbeddedPostgres, home_of
-from deployments.one_machine.settings import DEMO_CLIENT, Stack
+from deployments.one_machine.settings import DEMO_CLIENT, IMAGES, Stack
 from deployments.one_machine.stack import ALL, down
 from tasks.errors import Conflict
 
@@ -36,7 +36,8 @@ def clean(place: Stack, say: Callable[[str], None], confirmed: str | None) -> No
     if removed:
         say(f"removed {', '.join(removed)}")
     if (place.state / "demo").exists():
-        containers.remove_stand_ins()
+        noted = place.state / "demo" / IMAGES
+        containers.remove_stand_ins(set(noted.read_text().split()) if noted.exists() else set())
     down(place, say)
     home = home_of(place.fleet, place.state)
     EmbeddedPostgres(home, place.postgres_port, "").remove()

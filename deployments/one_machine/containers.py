@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,21 @@ def remove_all(fleet: str) -> list[str]:
     return names
 
 
-def remove_stand_ins() -> list[str]:
-    """Remove the images of the Zero stand-in that no container uses; their names."""
+def remove_stand_ins(tags: Iterable[str]) -> list[str]:
+    """Remove those images of the Zero stand-in among ``tags`` that no container uses; their names.
+
+    Others are another checkout's, or a test's that has no container of it yet.
+    """
     from docker.errors import APIError
 
-    names = []
+    names, wanted = [], set(tags)
     client = _client()
     try:
         for image in client.images.list(filters={"label": LABEL_STANDIN}, all=False):
-            with contextlib.suppress(APIError):  # another checkout's container uses it
-                client.images.remove(image.id)
-                names += image.tags
+            for tag in sorted(set(image.tags) & wanted):
+                with contextlib.suppress(APIError):  # another checkout's container uses it
+                    client.images.remove(tag)
+                    names.append(tag)
     finally:
         client.close()
     return names

@@ -54,7 +54,7 @@ def demo(place: Stack, console: Console, say: Callable[[str], None]) -> int:
         nonlocal image
         sweep(place, ClientNames(CLIENT).container, say)
         recipe.before()
-        image = zero_image(say)
+        image = zero_image(place, say)
 
     log = place.logs / "server.log"
     logged = log.stat().st_size if log.exists() else 0

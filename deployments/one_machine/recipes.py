@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from deployments.bootstrap.environment import read_values, unreadable
 from deployments.one_machine import processes
 from deployments.one_machine.certificates import make_authority
-from deployments.one_machine.settings import ROOT, Stack, require_free
+from deployments.one_machine.settings import IMAGES, ROOT, Stack, require_free
 from deployments.one_machine.stack import Recipe, answers
 from tasks.errors import FleetError, InvalidInput
 
@@ -159,8 +159,8 @@ def _google_blocks(place: Stack) -> "list[Wanted]":
     ]
 
 
-def zero_image(say: Callable[[str], None]) -> str:
-    """The image that the demo's client runs: ZERO_IMAGE, else the stand-in, built without any registry.
+def zero_image(place: Stack, say: Callable[[str], None]) -> str:
+    """The image that the demo's client runs: ZERO_IMAGE, else the stand-in, built without any registry and noted for `clean`.
 
     Raises:
         FleetError: it could not be built.
@@ -181,5 +181,7 @@ def zero_image(say: Callable[[str], None]) -> str:
             f"the Zero stand-in's image was not built ({last[:200]})", "or name a real one: ZERO_IMAGE=… make demo"
         )
     tag = done.stdout.split()[0]
+    with (place.state / "demo" / IMAGES).open("a") as noted:
+        noted.write(f"{tag}\n")
     say(f"stand-in for Zero: image {tag}")
     return tag

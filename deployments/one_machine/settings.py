@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROFILE = "fleet"
 DEMO_CLIENT = "acme"
 """The one client that `make demo` makes, and makes again."""
+IMAGES = "images"
+"""File in the demo's folder: tags of the stand-in's image that this demo built."""
 T = TypeVar("T")
 
 
