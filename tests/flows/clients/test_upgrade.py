@@ -1,10 +1,14 @@
 """upgrade-zero on the real engine, a real PostgreSQL and a real Prefect server."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 
 from blocks.installation import installation
 from flows.clients.upgrade import upgrade_zero
+from tasks.backups.history import latest_good
+from tasks.backups.source import target
 from tasks.registry import queries
 from tasks.registry.models import Status
 from tasks.registry.names import ClientNames
@@ -67,7 +71,8 @@ async def test_a_client_moves_to_another_image_on_its_port_with_its_data_and_a_s
     assert state.message == f"{slug}: upgraded from {zero_image} to {next_image}, running at http://localhost:{port}"
     only_one_of_each(house, docker_client, postgres_server, slug, next_image)
     assert tables(postgres_server, slug) == {"kept", "added"}
-    assert list((installation().backups / "clients").rglob("*.gz")) or list(installation().backups.rglob(f"*{slug}*"))
+    backup = latest_good(house, target(slug, None))
+    assert backup is not None and Path(backup.path or "").is_file()
     again = await upgrade([slug], next_image)
     assert again.message == f"{slug}: already on {next_image}, running at http://localhost:{port}"
     assert "nothing to change" in (await run(slug)).message
