@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
 from blocks.docker import BLOCK, TYPE, docker_host
-from blocks.documents import DoesNotFit, Registered, as_block, read_documents, registered, save
+from blocks.documents import DoesNotFit, Registered, as_block, read_documents, registered, save, types_of
 from blocks.gmail import GoogleOAuthClient
 from blocks.installation import installation
 from tasks.clients import postgres, provisioning
@@ -80,6 +80,7 @@ async def read(work: Work) -> Any | None:
     more = spec.twilio or spec.docker_host or spec.registry_credentials
     if found is None or more or spec.google_client != ZeroSpec().google_client:
         found = await documents(work.client, spec)
+    await _refuse_other_types(found, spec)
     engine = take_engine(found)
     take_secrets(work, found)
     take_server(work, found)
@@ -90,6 +91,18 @@ async def read(work: Work) -> Any | None:
     work.locks, work.builds = settings.locks, settings.builds
     work.tell = lambda line: say("%s: %s", work.client, line)
     return engine
+
+
+async def _refuse_other_types(found: Mapping[str, BlockDocument], spec: ZeroSpec) -> None:
+    """Say so where a name in the ``spec`` is that of a block of another type: it exists, and is not what is needed."""
+    for name, kind in ((spec.google_client, GoogleOAuthClient), (spec.twilio, TwilioCredentials)):
+        others = await types_of(name) if name and name not in found else []
+        if others:
+            raise NotConfigured(
+                f"there is no {kind.get_block_type_name()} block {name!r} (the block of that name is of the type "
+                f"{', '.join(others)})",
+                "name a block of that type in the spec, or make one",
+            )
 
 
 def take_engine(found: Mapping[str, BlockDocument]) -> Any | None:

@@ -257,6 +257,14 @@ async def test_a_missing_google_client_is_said_and_leaves_nothing(
     assert nothing_made(house, docker_client, postgres_server, slug)
 
 
+async def test_a_block_of_another_type_is_said_to_be_one(house, zero_image, slug):
+    for field in ("google_client", "twilio"):
+        state = await run(slug, wanted(zero_image, **{field: "postgres-server"}))
+        assert state.is_failed() and "there is no Zero Fleet " in state.message, state.message
+        assert "(the block of that name is of the type Zero Fleet PostgreSQL Server)" in state.message
+    assert queries.find_instance(house, slug) is None
+
+
 async def test_a_foreign_container_of_the_name_is_left_alone(house, zero_image, slug, docker_client, fleet):
     foreign = docker_client.api.create_container(zero_image, name=ClientNames(slug).container, labels={})
     state = await run(slug, wanted(zero_image))
