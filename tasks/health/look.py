@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tasks.clock import now
 from tasks.errors import FleetError
@@ -32,19 +32,43 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """What engine and database server said."""
+class Host:
+    """What the engine of one Docker host said."""
 
-    host: str = "local"
-    """What the registry calls the engine that was asked."""
+    name: str = "local"
+    """What the registry calls it."""
     containers: Mapping[str, Container] | None = None
-    """By client; None when the engine did not answer."""
+    """By client; None when it did not answer."""
     trouble: FleetError | None = None
     """Why it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What engines and database server said."""
+
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+    """By the block that leads there, as the clients' specs name it (empty: the installation's)."""
     databases: Mapping[str, str] | None = None
     """What is wrong with the clients' databases; None when nobody could look."""
     orphans: tuple[str, ...] = ()
     """Whom containers with our label are for that the registry does not know."""
+
+    @property
+    def trouble(self) -> FleetError | None:
+        """Why an engine did not answer: the first one's."""
+        return next((host.trouble for host in self.hosts.values() if host.trouble is not None), None)
+
+    def host_of(self, one: Stored) -> Host:
+        """The one that the client's block leads to."""
+        return self.hosts.get(one.docker_block, _NOT_ASKED)
+
+    def clients(self) -> set[str]:
+        """Whom any engine has a container for."""
+        return {slug for host in self.hosts.values() for slug in host.containers or ()}
+
+
+_NOT_ASKED = Host()
 
 
 class Look:
@@ -67,13 +91,13 @@ class Look:
 
     def shards(self) -> list[Shard]:
         """What is to be asked, in portions of ``SHARD`` clients: every running container that is meant to run."""
-        near = "127.0.0.1" if self.world.host == "local" else self.world.host
         asked: dict[str, Endpoint] = {}
-        for slug, container in (self.world.containers or {}).items():
-            one = self.stored.get(slug)
-            if one is None or container.state != "running" or not one.enabled:
+        for slug, one in self.stored.items():
+            host = self.world.host_of(one)
+            container = (host.containers or {}).get(slug)
+            if container is None or container.state != "running" or not one.enabled:
                 continue
-            endpoint = one.endpoint(container, near)
+            endpoint = one.endpoint(container, "127.0.0.1" if host.name == "local" else host.name)
             if endpoint is not None:
                 asked[slug] = endpoint
         slugs = list(asked)
@@ -86,10 +110,17 @@ class Look:
         """Every client's outcome, and one sentence per host that is in trouble."""
         samples = {slug: self._sample(one, answers.get(slug)) for slug, one in self.stored.items()}
         seen = {slug: judgement.observe(one, samples[slug]) for slug, one in self.stored.items()}
-        if self.world.trouble is not None:
-            troubles = {one.docker_host: _words(self.world.trouble) for one in self.stored.values()}
-        else:
-            seen, troubles = judgement.doubt_hosts(self.stored, seen, self.at)
+        troubles: dict[str, str] = {}
+        asked: dict[str, Stored] = {}
+        for slug, one in self.stored.items():
+            trouble = self.world.host_of(one).trouble
+            if trouble is None:
+                asked[slug] = one
+            else:
+                troubles[one.docker_host] = _words(trouble)
+        corrected, ill = judgement.doubt_hosts(asked, {slug: seen[slug] for slug in asked}, self.at)
+        seen |= corrected
+        troubles |= ill
         outcomes = [
             Outcome(
                 one, samples[slug], seen[slug], judgement.judge(one, samples[slug], seen[slug], self.policy, self.at)
@@ -115,15 +146,16 @@ class Look:
         return said
 
     def _sample(self, one: Stored, answer: Answer | None) -> Sample:
-        if self.world.trouble is not None:
-            return Sample(unreachable=_words(self.world.trouble))
-        if one.docker_host != self.world.host:
+        host = self.world.host_of(one)
+        if host.trouble is not None:
+            return Sample(unreachable=_words(host.trouble))
+        if one.docker_host != host.name:
             return Sample(
-                unreachable=f"it is on Docker host {one.docker_host}, and this worker asks {self.world.host}; "
-                "correct the block docker-host"
+                unreachable=f"it is on Docker host {one.docker_host}, and this worker asks {host.name}; "
+                f"correct the block {one.docker_block or 'docker-host'}"
             )
         return Sample(
-            container=(self.world.containers or {}).get(one.client),
+            container=(host.containers or {}).get(one.client),
             answer=answer,
             database=(self.world.databases or {}).get(one.client, ""),
         )

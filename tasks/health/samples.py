@@ -53,6 +53,8 @@ class Stored:
     probes: tuple[Probe, ...]
     container_id: str | None = None
     """Of the container that was made or adopted; an adopted one bears no label."""
+    docker_block: str = ""
+    """The DockerHost block that its spec names; empty: the installation's engine."""
 
     @classmethod
     def of(cls, row: ZeroInstance) -> "Stored":
@@ -76,6 +78,7 @@ class Stored:
             ready_within=spec.ready_within,
             probes=tuple(spec.probe),
             container_id=row.container_id,
+            docker_block=spec.docker_host,
         )
 
     def on_purpose_down(self) -> bool:

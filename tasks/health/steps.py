@@ -14,14 +14,14 @@ from sqlalchemy import Engine
 
 from blocks import docker
 from blocks.clients import PostgresServer
-from blocks.documents import as_block, read_documents
+from blocks.documents import DoesNotFit, as_block, read_documents
 from blocks.health import AlertPolicy
 from blocks.installation import installation
 from blocks.registry import open_registry
-from tasks.errors import FleetError, Unhealthy
+from tasks.errors import FleetError, NotConfigured, Unhealthy
 from tasks.health import databases, engine, probes, record, report
 from tasks.health.judgement import Policy
-from tasks.health.look import Look, Shard, World, as_written
+from tasks.health.look import Host, Look, Shard, World, as_written
 from tasks.health.probes import Answer
 from tasks.health.samples import Stored
 from tasks.registry.queries import instances, resolve_clients
@@ -37,15 +37,15 @@ TABLE = "fleet"
 
 @task(name="look at engine and databases", cache_policy=NO_CACHE, persist_result=False)
 async def begin_look(clients: list[str] | None = None) -> Look:
-    """Read what is known of the clients, ask the Docker engine and the database server once each, open nothing else.
+    """Read what is known of the clients, ask each Docker engine and the database server once, open nothing else.
 
     Args:
-        clients: one slug, several, or ``all``; None for a poll of the whole fleet, which also goes on when the engine
+        clients: one slug, several, or ``all``; None for a poll of the whole fleet, which also goes on when an engine
             does not answer, and says so at its end.
 
     Raises:
         InvalidInput, NotFound: a wrong name.
-        Unreachable, Refused: the engine does not answer, where ``clients`` are given.
+        Unreachable, Refused: an engine does not answer, where ``clients`` are given.
     """
     started = time.monotonic()
     registry = await open_registry()
@@ -60,7 +60,7 @@ async def begin_look(clients: list[str] | None = None) -> Look:
     blocks = await read_documents({**BLOCKS, docker.BLOCK: docker.TYPE})
     policy = as_block(AlertPolicy, blocks.get("alert-policy"))
     server = as_block(PostgresServer, blocks.get("postgres-server")) if stored else None
-    world = await _world(stored, server, blocks.get(docker.BLOCK))
+    world = await _world(stored, server, await _engine_blocks(stored, blocks.get(docker.BLOCK)))
     if not stored:  # nothing to judge, but orphans may be there; an engine that does not answer matters to nobody
         return Look([], Policy(), World(databases={}, orphans=await _orphans(registry, world)), started)
     if clients is not None and world.trouble is not None:
@@ -72,21 +72,32 @@ async def begin_look(clients: list[str] | None = None) -> Look:
 
 async def _orphans(registry: Engine, world: World) -> tuple[str, ...]:
     """The clients of containers that the registry does not know; asked anew, since one may have been registered meanwhile."""
-    if not world.containers:
+    found = world.clients()
+    if not found:
         return ()
     known = {row.client for row in await asyncio.to_thread(instances, registry)}
-    return tuple(sorted(set(world.containers) - known))
+    return tuple(sorted(found - known))
 
 
-async def _world(stored: list[Stored], server: PostgresServer | None, docker_host: BlockDocument | None) -> World:
-    """What engine and database server say, both asked at the same time, each in a thread with deadlines of its own."""
+async def _engine_blocks(stored: list[Stored], own: BlockDocument | None) -> dict[str, BlockDocument | None]:
+    """The installation's Docker host (None: the environment's), and those that clients' specs name; one call for all of these."""
+    named = {one.docker_block for one in stored if one.docker_block}
+    found = await read_documents(dict.fromkeys(named, docker.TYPE)) if named else {}
+    return {"": own, **{name: found.get(name) for name in sorted(named)}}
+
+
+async def _world(stored: list[Stored], server: PostgresServer | None, hosts: dict[str, BlockDocument | None]) -> World:
+    """What engines and database server say, all asked at the same time, each in a thread with deadlines of its own."""
     asked = (
         asyncio.to_thread(databases.look, _reach(server), [one.client for one in stored])
         if server is not None
         else asyncio.sleep(0, result=None)
     )
-    engine_world, problems = await asyncio.gather(_engine(stored, docker_host), asked)
-    return World(engine_world.host, engine_world.containers, engine_world.trouble, problems)
+    if all(one.docker_block for one in stored) and stored:  # nobody is on the installation's own
+        del hosts[""]
+    looks = [_engine([one for one in stored if one.docker_block == name], name, block) for name, block in hosts.items()]
+    problems, seen = await asyncio.gather(asked, asyncio.gather(*looks))
+    return World(dict(zip(hosts, seen, strict=True)), problems)
 
 
 def _reach(server: PostgresServer) -> databases.DatabaseServer:
@@ -100,23 +111,28 @@ def _reach(server: PostgresServer) -> databases.DatabaseServer:
     )
 
 
-async def _engine(stored: Iterable[Stored], docker_host: BlockDocument | None) -> World:
+async def _engine(stored: Iterable[Stored], name: str, docker_host: BlockDocument | None) -> Host:
     from docker.errors import DockerException
 
+    if name and docker_host is None:
+        missing = f"the block {name} does not exist, and a client's docker_host names it"
+        return Host(trouble=NotConfigured(missing, "make it in the Prefect UI under Blocks (Docker Host)"))
     try:
         client = await asyncio.to_thread(docker.connect, docker.docker_host(docker_host))
     except DockerException as error:
-        return World(trouble=engine.no_answer(error))
+        return Host(trouble=engine.no_answer(error))
+    except DoesNotFit as error:
+        return Host(trouble=NotConfigured(error.what, error.cure))
     try:
         host = docker.engine_name(client)
         last_seen = {one.client: one.checked_at for one in stored if one.docker_host == host}
         recorded = {one.client: one.container_id for one in stored if one.docker_host == host and one.container_id}
         containers = await asyncio.to_thread(engine.look, client, installation().fleet, last_seen, None, recorded)
     except FleetError as error:
-        return World(trouble=error)
+        return Host(trouble=error)
     finally:
         client.close()
-    return World(host, containers)
+    return Host(host, containers)
 
 
 @task(name="probe", task_run_name="probe {shard}", cache_policy=NO_CACHE, persist_result=False)

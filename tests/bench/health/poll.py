@@ -75,7 +75,7 @@ def _poll(cost: str) -> Iterator[Measure]:
 async def _whole_poll(registry, by_client: dict[str, int]) -> None:  # type: ignore[no-untyped-def]
     from tasks.health import probes, record, report
     from tasks.health.judgement import Policy
-    from tasks.health.look import Look, World
+    from tasks.health.look import Host, Look, World
     from tasks.health.samples import Container
 
     started = time.monotonic()
@@ -83,7 +83,7 @@ async def _whole_poll(registry, by_client: dict[str, int]) -> None:  # type: ign
         slug: Container(f"zero_client_{slug}", "running", uptime=9000.0, published=(("127.0.0.1", port),))
         for slug, port in by_client.items()
     }
-    look = Look(record.read(registry), Policy(), World(containers=containers, databases={}), started)
+    look = Look(record.read(registry), Policy(), World({"": Host(containers=containers)}, databases={}), started)
     answers = {}
     for shard in look.shards():
         answers |= await probes.ask_all(shard.endpoints, shard.slots)

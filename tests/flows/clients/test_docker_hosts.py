@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from flows.health.check import check_zero_health
 from tasks.clients import ports
 from tasks.registry import queries
 from tasks.registry.names import ClientNames
@@ -70,6 +71,10 @@ async def test_a_client_runs_where_its_block_leads_and_stays_there(house, zero_i
     assert (here.docker_host, there.docker_host) == ("local", "127.0.0.1")
     assert there.host_port != here.host_port and way.passed > before
     assert "nothing to change" in (await run(other)).message
+    before = way.passed
+    checked = await check_zero_health([first, other], return_state=True)
+    assert checked.is_completed() and checked.message.startswith("2 of 2 healthy"), checked.message
+    assert way.passed > before
 
     for slug, changes in ((first, SpecChanges(docker_host=name)), (other, SpecChanges(reset=["docker_host"]))):
         moved = await run(slug, changes)
