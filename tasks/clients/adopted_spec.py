@@ -14,7 +14,7 @@ from tasks.errors import Conflict, InvalidInput, NotFound
 from tasks.registry.names import ClientNames
 from tasks.registry.spec import ZeroSpec, check
 
-_SECRETISH = re.compile(r"SECRET|TOKEN|PASS|KEY|CREDENTIAL|AUTH|PRIVATE|DSN|URL|URI", re.IGNORECASE)
+_SECRETISH = re.compile(r"SECRET|TOKEN|PASS|PWD|PIN|KEY|CREDENTIAL|AUTH|PRIVATE|DSN|URL|URI", re.IGNORECASE)
 _PLAIN = re.compile(r"true|false|yes|no|on|off|[0-9]{1,6}|[a-z]{1,12}|[A-Z][a-z]+/[A-Z][A-Za-z_]+", re.IGNORECASE)
 """Words, numbers and time zones: nothing that a secret would be."""
 _YES = ("1", "true", "yes", "on")
@@ -87,6 +87,8 @@ def read(found: Mapping[str, Any], image_env: Mapping[str, str], image: str, nam
     if given.get("DROP_AGENT_TABLES", "").lower() in _YES:
         notes.append("DROP_AGENT_TABLES is set in it and is not kept: restart-zero with clean=true does that once")
     url = given.get("BETTER_AUTH_URL") or spec.public_url(port)
+    if "@" in url:  # with a password, which nobody may read where this goes
+        url = spec.public_url(port)
     secrets = replace(secrets, database_password=database.password)
     return Adopted(spec, secrets, _twilio(given, notes), database, port, url.rstrip("/"), notes)
 

@@ -190,6 +190,9 @@ def create(client: "DockerClient", wanted: Wanted) -> Seen:
 
     try:
         _create(client, wanted, wanted.image)
+    except docker.errors.ImageNotFound:  # somebody took the name away; the id is there, or there is no image at all
+        with answers(f"create container {wanted.name}"):
+            _create(client, wanted, wanted.image_id)
     except Exception as error:
         raised = explain(error, f"create container {wanted.name}")
         if raised is None:

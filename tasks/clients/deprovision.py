@@ -84,14 +84,15 @@ def look(work: Work, final_backup: bool) -> Stock:
         return Stock(False, WITHOUT, pending.get("proven", ""))
     if pending.get("proven") and (found.closed or not found.database):
         return Stock(False, proven=pending["proven"])
-    if not found.database and found.aside:
+    begun = (row.pending or {}).get("operation") if row is not None else None
+    if found.aside or begun in ("upgrade", "rotate"):
         raise Conflict(
-            f"an upgrade of {work.client} was cut off, and its database is aside as "
-            f"{database_removal.kept_aside(work.names.database)}",
-            "run upgrade-zero for it again, which settles it, or give final_backup=false",
+            f"an operation on {work.client} ({begun or 'upgrade'}) was cut off, and which of its states is to be backed up is not "
+            "settled",
+            "run provision-client for it, which settles it, or give final_backup=false",
         )
     if not found.database:
-        return Stock(False, WITHOUT if pending else NO_DATABASE)
+        return Stock(False, pending.get("words") or (WITHOUT if pending else NO_DATABASE))
     if row is None:
         raise NotFound(
             f"the registry knows no client {work.client!r}, so its database cannot be backed up",

@@ -110,8 +110,13 @@ def port_taken(text: str) -> bool:
 
 
 def address(host_ip: str, engine: str) -> str:
-    """Where a port that is published on ``host_ip`` of the engine called ``engine`` is asked from here."""
-    return usable(host_ip) if engine == "local" else engine
+    """Where a port that is published on ``host_ip`` of the engine called ``engine`` is asked from here.
+
+    >>> address("0.0.0.0", "docker-2.example"), address("10.0.0.5", "docker-2.example"), address("::1", "local")
+    ('docker-2.example', '10.0.0.5', '[::1]')
+    """
+    anywhere = host_ip in ("", "0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104
+    return engine if anywhere and engine != "local" else usable(host_ip)
 
 
 def usable(host_ip: str) -> str:

@@ -1,7 +1,7 @@
 """Finding the image to run: on the engine, from its registry, or built from its repository."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 PULL_SECONDS = 1800
-"""A whole pull may take this long; the engine's silence is ended earlier, by the client's own timeout."""
+"""A whole pull may take this long."""
+SILENCE_SECONDS = 300
+"""So long may the engine say nothing of a pull."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _pull(client: "DockerClient", image: str, credentials: dict[str, str] | None
     """Pull and read the stream to its end: the SDK's own pull overlooks errors in it (docker-py#2286)."""
     deadline = time.monotonic() + PULL_SECONDS
     try:
-        for event in client.api.pull(image, stream=True, decode=True, auth_config=credentials):
+        for event in _events(client, image, credentials):
             if "error" in event:
                 raise refusal(image, str(event["error"]))
             if time.monotonic() > deadline:
@@ -185,6 +187,26 @@ def _pull(client: "DockerClient", image: str, credentials: dict[str, str] | None
         raise
     except Exception as error:
         raise _cause(image, error) from None
+
+
+def _events(client: "DockerClient", image: str, credentials: dict[str, str] | None) -> Iterator[dict[str, Any]]:
+    """The stream of a pull, as the SDK asks for it; but the SDK sets no timeout here, so that a silent engine would hold us for ever."""
+    from docker import auth
+    from docker.utils import parse_repository_tag
+
+    api = client.api
+    repository, tag = parse_repository_tag(image)
+    registry, _ = auth.resolve_repository_name(repository)
+    header = auth.encode_header(credentials) if credentials else auth.get_config_header(api, registry)
+    response = api._post(
+        api._url("/images/create"),
+        params={"fromImage": repository, "tag": tag or "latest"},
+        headers={"X-Registry-Auth": header} if header else {},
+        stream=True,
+        timeout=SILENCE_SECONDS,
+    )
+    api._raise_for_status(response)
+    yield from api._stream_helper(response, decode=True)
 
 
 def _cause(image: str, error: Exception) -> Exception:

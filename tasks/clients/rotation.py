@@ -6,7 +6,7 @@ the steps' affair.
 """
 
 import secrets as randomness
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -87,13 +87,14 @@ def prepare(work: Work) -> None:
             f"run provision-client for {work.client} first",
         )
     trial.refuse_leftover(work)
+    trial.refuse_once(work)
     if work.container is not None:
         work.image_id = work.container.image_id
 
 
 def begin(work: Work, which: Sequence[str]) -> None:
     """Note what is under way; nothing is saved or changed yet."""
-    trial.begin(work, OPERATION, which=list(which))
+    trial.begin(work, OPERATION, which=list(which), made=[name for name in which if name not in work.given.pending])
 
 
 def apply(work: Work) -> None:
@@ -125,9 +126,14 @@ def with_new(own: Secrets) -> Secrets:
     return replace(own, **values, pending={})
 
 
-def with_old(own: Secrets) -> Secrets:
-    """The next values dropped."""
-    return replace(own, pending={})
+def made_here(work: Work) -> list[str]:
+    """The secrets under way whose next values were made here, and not given by somebody."""
+    return list(trial.under_way(work).get("made") or ())
+
+
+def with_old(own: Secrets, made: Collection[str]) -> Secrets:
+    """The next values dropped that were ``made`` here; what somebody gave stays for another try."""
+    return replace(own, pending={name: value for name, value in own.pending.items() if name not in made})
 
 
 def finish(work: Work) -> str:
@@ -148,7 +154,7 @@ def take_back(work: Work) -> str:
         What could not be put back as it was, in words; empty: everything is.
     """
     trial.remove_new(work)
-    work.secrets = with_old(work.given)
+    work.secrets = with_old(work.given, made_here(work))
     if "database_password" in trial.under_way(work)["which"]:
         _set_password(work, work.secrets)
     there = trial.bring_back(work)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import json
 import re
 import secrets as randomness
 from collections.abc import Iterable
@@ -68,6 +69,8 @@ def fingerprint(value: str, key: str) -> str:
     return hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()[:16]
 
 
+LINE = 8
+"""Characters that a line of a secret of several lines must have to be hidden by itself."""
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):([^\s@]+)@")
 
 
@@ -78,6 +81,9 @@ def redact(text: str, values: Iterable[str]) -> str:
     'login *** at postgres://u:***@h/db'
     """
     for value in sorted((value for value in values if len(value) >= 4), key=len, reverse=True):
-        for form in (value, quote(value, safe=""), base64.b64encode(value.encode()).decode()):
+        # As it is, in a URL, in base64, as JSON and Node print it, and each line of one that has several.
+        forms = [value, quote(value, safe=""), base64.b64encode(value.encode()).decode(), json.dumps(value)[1:-1]]
+        forms += [line for line in value.splitlines() if len(line) >= LINE and line != value]
+        for form in forms:
             text = text.replace(form, "***")
     return _URL_PASSWORD.sub(r"\1:***@", text)

@@ -103,6 +103,19 @@ def refuse_leftover(work: Work) -> None:
         )
 
 
+def refuse_once(work: Work) -> None:
+    """Refuse to keep a container of a clean restart as the one to come back to: started again, it would drop agent tables again.
+
+    Raises:
+        Conflict: it is one.
+    """
+    if work.container is not None and work.container.once:
+        raise Conflict(
+            f"the container {work.container.name} is left over from a clean restart that was cut off",
+            f"run restart-zero for {work.client}, which makes it anew, and run again",
+        )
+
+
 def _seen_before(work: Work) -> Before:
     """The container as it is now, for coming back to it.
 

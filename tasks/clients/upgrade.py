@@ -73,6 +73,7 @@ def prepare(work: Work, image: str, image_id: str) -> int:
             f"run provision-client for {work.client} first",
         )
     trial.refuse_leftover(work)
+    trial.refuse_once(work)
     size = database_copy.refuse_existing(work.postgres_server(), work.names.database)
     work.spec = work.spec.model_copy(update={"image": image})
     work.image_id = image_id
@@ -102,18 +103,29 @@ def start_new(work: Work) -> None:
 def commit(work: Work) -> str:
     """The new image was seen to serve: it is the client's from now on."""
     old = work.stored.image if work.stored else None
+    _keep(work, work.spec_hash)
+    new = f"from {old} to {work.spec.image}" if old != work.spec.image else f"to what {old} is now"
+    said = f"{work.client}: upgraded {new}, running at {work.url}"
+    return "; ".join(filter(None, [said, image_choice.warning(work)]))
+
+
+def _keep(work: Work, spec_hash: str) -> None:
     row = {
         "spec": work.spec.model_dump(mode="json"),
         "image": work.spec.image,
         "image_id": work.image_id,
-        "spec_hash": work.spec_hash,
+        "spec_hash": spec_hash,
         "container_id": work.container.id if work.container else None,
     }
     trial.note(work, COMMIT, row=row)
     _finish(work)
-    new = f"from {old} to {work.spec.image}" if old != work.spec.image else f"to what {old} is now"
-    said = f"{work.client}: upgraded {new}, running at {work.url}"
-    return "; ".join(filter(None, [said, image_choice.warning(work)]))
+
+
+def runs_new(work: Work) -> bool:
+    """Whether the image of an upgrade that was cut off while it was tried runs now."""
+    pending, seen = trial.under_way(work), work.container
+    tried = pending["phase"] == TRY and seen is not None and seen.id != trial.before(work).container_id
+    return bool(tried and trial.alive(work) and seen is not None and seen.image_id == pending["image_id"])
 
 
 def take_back(work: Work) -> str:
@@ -141,8 +153,11 @@ def take_back(work: Work) -> str:
     return "; ".join(said for said in (left, gone) if said)
 
 
-def settle(work: Work) -> str:
+def settle(work: Work, serves: bool) -> str:
     """End an upgrade that a killed run left under way; what was done, in a sentence.
+
+    Args:
+        serves: whether its image was seen to pass the gate now.
 
     Raises:
         FleetError: it could not be done now; what is under way stays noted.
@@ -152,6 +167,11 @@ def settle(work: Work) -> str:
     if pending["phase"] == COMMIT:
         _finish(work)
         return f"{which} is finished"
+    if serves and work.container is not None:
+        work.spec = work.spec.model_copy(update={"image": pending["image"]})
+        work.image_id = pending["image_id"]
+        _keep(work, work.container.spec_hash)
+        return f"{which} is finished: the new image serves"
     left = take_back(work)
     trial.over(work, trial.resting(work))
     return f"{which} was taken back{'; ' + left if left else ''}"

@@ -184,13 +184,13 @@ def _call(ask: Any) -> Any:
         raise no_answer(error) from None
 
 
-def no_answer(error: Exception) -> Unreachable:
-    """The error for an engine that does not answer at all.
+def no_answer(error: Exception, block: str = "docker-host") -> Unreachable:
+    """The error for an engine that does not answer at all; ``block`` is the one that leads there.
 
     >>> print(no_answer(ConnectionRefusedError()))
     the Docker engine does not answer (ConnectionRefusedError); start it (systemctl start docker, or make up), or correct the block docker-host.
     """
     return Unreachable(
-        f"the Docker engine does not answer ({type(error).__name__})",
-        "start it (systemctl start docker, or make up), or correct the block docker-host",
+        f"the Docker engine{'' if block == 'docker-host' else f' of the block {block}'} does not answer ({type(error).__name__})",
+        f"start it (systemctl start docker, or make up), or correct the block {block}",
     )

@@ -42,6 +42,11 @@ class Host:
     trouble: FleetError | None = None
     """Why it did not."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether it did."""
+        return self.trouble is None
+
 
 @dataclass(frozen=True, slots=True)
 class World:

@@ -8,13 +8,13 @@ from sqlmodel import Session, col, select
 
 from tasks.health.judgement import Verdict
 from tasks.health.samples import Stored
-from tasks.registry.models import HealthTransition, ZeroInstance
+from tasks.registry.models import HealthTransition, Status, ZeroInstance
 from tasks.registry.queries import instances
 
 
 def read(engine: Engine) -> list[Stored]:
-    """What the registry knows of every client, by client."""
-    return [Stored.of(row) for row in instances(engine)]
+    """What the registry knows of every client, by client; not of one whose first run has only reserved a port so far."""
+    return [Stored.of(row) for row in instances(engine) if row.spec or row.status is not Status.UNKNOWN]
 
 
 def write(

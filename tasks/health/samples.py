@@ -96,6 +96,8 @@ class Stored:
         port = self.host_port if self.host_port in published or not published else published[0]
         if port is None:
             return None
+        if self.host_ip in ("::", "::1") and engine_host == "127.0.0.1":
+            engine_host = "::1"
         host = engine_host if self.host_ip in ("", "0.0.0.0", "::", "127.0.0.1", "::1") else self.host_ip  # noqa: S104
         name = self.url.partition("://")[2] or f"localhost:{port}"
         return Endpoint(host, port, name, self.probes)

@@ -63,7 +63,7 @@ async def begin_look(clients: list[str] | None = None) -> Look:
     world = await _world(stored, server, await _engine_blocks(stored, blocks.get(docker.BLOCK)))
     if not stored:  # nothing to judge, but orphans may be there; an engine that does not answer matters to nobody
         return Look([], Policy(), World(databases={}, orphans=await _orphans(registry, world)), started)
-    if clients is not None and world.trouble is not None:
+    if clients is not None and world.trouble is not None and not any(host.answered for host in world.hosts.values()):
         raise world.trouble
     if clients is None:
         world = replace(world, orphans=await _orphans(registry, world))
@@ -120,9 +120,12 @@ async def _engine(stored: Iterable[Stored], name: str, docker_host: BlockDocumen
     try:
         client = await asyncio.to_thread(docker.connect, docker.docker_host(docker_host))
     except DockerException as error:
-        return Host(trouble=engine.no_answer(error))
+        return Host(trouble=engine.no_answer(error, name or docker.BLOCK))
     except DoesNotFit as error:
         return Host(trouble=NotConfigured(error.what, error.cure))
+    except (TypeError, ValueError) as error:  # its client_kwargs are whatever somebody typed
+        what = f"the block {name or docker.BLOCK} does not open an engine ({type(error).__name__})"
+        return Host(trouble=NotConfigured(what, "correct its client_kwargs in the Prefect UI under Blocks"))
     try:
         host = docker.engine_name(client)
         last_seen = {one.client: one.checked_at for one in stored if one.docker_host == host}

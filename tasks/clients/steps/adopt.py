@@ -1,6 +1,5 @@
 """The steps of adopt-zero."""
 
-import asyncio
 from typing import Any
 
 from prefect import task
@@ -18,6 +17,7 @@ from tasks.clients.environment import GoogleClient
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.operation import journaled, outside, work_on
 from tasks.clients.steps.provision import write_page
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import Work
 from tasks.registry.spec import ZeroSpec
 
@@ -34,7 +34,7 @@ async def adopt(client: str) -> str:
         client_blocks.take_server(work, found)
         engine, google = client_blocks.take_engine(found), client_blocks.fleet_google(found)
         with entry.outside():
-            adopted = await asyncio.to_thread(_look, work, engine, google)
+            adopted = await in_thread(_look, work, engine, google)
         if adopted is None:
             return f"{client}: nothing to change, {work.names.container} is adopted already"
         serves = await readiness.serves(work.base, work.spec.probe)

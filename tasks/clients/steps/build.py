@@ -1,7 +1,5 @@
 """The step of build-zero-image."""
 
-import asyncio
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -13,6 +11,7 @@ from blocks.installation import installation
 from blocks.registry import kinds, registry_in
 from tasks.clients import builds, image_choice
 from tasks.clients.engine import answers
+from tasks.clients.steps.threads import in_thread
 from tasks.registry.revision import require_head
 from tasks.registry.source import Source
 
@@ -28,7 +27,7 @@ async def build_image(source: Source, tag: str) -> str:
     """
     found = await read_documents({**kinds(), BLOCK: TYPE})
     settings, registry = installation(), registry_in(found)
-    await asyncio.to_thread(require_head, registry)
+    await in_thread(require_head, registry)
     holder = f"run {str(flow_run.id or 'none')[:8]} (build {tag})"
     tell = get_run_logger().info
 
@@ -41,6 +40,6 @@ async def build_image(source: Source, tag: str) -> str:
         finally:
             client.close()
 
-    built = await asyncio.to_thread(work)
+    built = await in_thread(work)
     tell("log: %s", built.log)
     return f"{built}; a client takes it up when provision-client or upgrade-zero is run with this image"

@@ -1,6 +1,5 @@
 """The steps of deprovision-client."""
 
-import asyncio
 from typing import Any
 
 from prefect import task
@@ -14,6 +13,7 @@ from tasks.clients import deprovision, provisioning
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.operation import journaled, outside, work_on
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import Work
 from tasks.registry.spec import ZeroSpec
 
@@ -22,7 +22,7 @@ from tasks.registry.spec import ZeroSpec
 async def take_stock(client: str, final_backup: bool) -> deprovision.Stock:
     """See what is on Docker and PostgreSQL, refuse what could not be finished, say whether a backup is to be made."""
     work = work_on(client)
-    gone = await asyncio.to_thread(deprovision.recall, work)
+    gone = await in_thread(deprovision.recall, work)
     if gone:
         return deprovision.Stock(False, gone=gone)
     async with journaled(work, "look") as entry:
@@ -31,7 +31,7 @@ async def take_stock(client: str, final_backup: bool) -> deprovision.Stock:
         client_blocks.take_server(work, found)
         engine = client_blocks.take_engine(found)
         with entry.outside():
-            return await asyncio.to_thread(_look, work, engine, final_backup)
+            return await in_thread(_look, work, engine, final_backup)
 
 
 def _docker_host(work: Work) -> str:
@@ -52,7 +52,7 @@ async def remove_container(client: str, proven: str, words: str) -> None:
     """Note that the client goes, with what is said of its ``proven`` backup or of there being none; then remove its containers."""
     work = work_on(client)
     async with journaled(work, "remove container") as entry:
-        await asyncio.to_thread(deprovision.begin, work, proven, words)
+        await in_thread(deprovision.begin, work, proven, words)
         await outside(entry, deprovision.remove_containers, work)
     get_run_logger().info("%s: its container is gone", client)
 
@@ -75,4 +75,4 @@ async def forget(client: str) -> str:
         if twilio:
             await delete(TwilioCredentials, twilio)
         await delete(ZeroSecrets, work.names.secrets_block)
-        return await asyncio.to_thread(deprovision.forget, work)
+        return await in_thread(deprovision.forget, work)

@@ -32,6 +32,7 @@ from tasks.clients.inspections.client import (
 )
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.operation import glance
+from tasks.clients.steps.threads import in_thread
 from tasks.clock import now
 from tasks.errors import Conflict, FleetError, NotConfigured
 
@@ -62,7 +63,7 @@ async def examine(client: str) -> Findings:
         NotConfigured: the registry is of another revision.
     """
     async with glance(client, "diagnose") as work:
-        await asyncio.to_thread(provisioning.recall, work)
+        await in_thread(provisioning.recall, work)
         view = View(work)
         block = await _through(view, Check.BLOCKS, _blocks(view))
         if work.server is None and block is None and work.spec.docker_host and view.other_engine is None:
@@ -72,9 +73,9 @@ async def examine(client: str) -> Findings:
             )
         await asyncio.gather(
             _through(view, Check.ENGINE, _docker_and_service(view, block)),
-            _through(view, Check.FROM_HERE, asyncio.to_thread(database_looks, view)),
+            _through(view, Check.FROM_HERE, in_thread(database_looks, view)),
             _through(view, Check.GOOGLE, google_look(view)),
-            _through(view, Check.OPERATION, asyncio.to_thread(operation_look, view, installation().locks)),
+            _through(view, Check.OPERATION, in_thread(operation_look, view, installation().locks)),
         )
         view.lines.append(attempt(Check.DISK, lambda: house.disk_line(_places(view))))
         view.lines.append(attempt(Check.CLOCK, lambda: house.clock_line(view.drifts)))
@@ -144,14 +145,14 @@ async def _blocks(view: View) -> Any | None:
 
 
 async def _docker_and_service(view: View, block: Any | None) -> None:
-    await asyncio.to_thread(_open_engine, view, block)
+    await in_thread(_open_engine, view, block)
     work, looks = view.work, docker_looks(view)
     # An engine that answers nothing has been told once; its checks name it.
-    seen = asyncio.gather(*(asyncio.to_thread(attempt, check, look) for check, look in looks.items()))
+    seen = asyncio.gather(*(in_thread(attempt, check, look) for check, look in looks.items()))
     reached, served = await asyncio.gather(answer_look(view), browser_look(view))
     view.lines += [*await seen, reached, served]
     if work.docker is not None:
-        view.lines += await asyncio.to_thread(container_and_log, view)
+        view.lines += await in_thread(container_and_log, view)
 
 
 def _open_engine(view: View, block: Any | None) -> None:

@@ -1,7 +1,5 @@
 """Taking up a client that there is: what a killed run left under way is ended, then what is stored, its blocks, and its engine."""
 
-import asyncio
-
 from prefect.client.schemas.objects import BlockDocument
 from prefect.logging import get_run_logger
 
@@ -9,8 +7,11 @@ from blocks.docker import connect, engine_name
 from tasks.clients import containers, provisioning, rotation, upgrade
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
+from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import held, journaled
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import Work
+from tasks.errors import FleetError
 from tasks.registry import journal, queries
 
 
@@ -35,7 +36,7 @@ async def settle(work: Work) -> None:
     """
     if not held(work):
         return
-    stored = await asyncio.to_thread(queries.find_instance, work.registry, work.client)
+    stored = await in_thread(queries.find_instance, work.registry, work.client)
     begun = (stored.pending or {}).get("operation") if stored else None
     if begun not in (upgrade.OPERATION, rotation.OPERATION):
         return
@@ -46,13 +47,23 @@ async def settle(work: Work) -> None:
             said = await (_settle_upgrade if begun == upgrade.OPERATION else _settle_rotation)(mine, entry)
     finally:
         if mine.docker is not None:
-            await asyncio.to_thread(mine.docker.close)
+            await in_thread(mine.docker.close)
     get_run_logger().warning("%s", said)
 
 
 async def _settle_upgrade(work: Work, entry: journal.Entry) -> str:
+    """End an upgrade that was cut off. Where its image runs, people may have worked with it since: the trial goes on, and only a
+    service that does not pass the gate is taken back.
+    """
+    serves = False
+    if await in_thread(upgrade.runs_new, work):
+        try:
+            await until_ready(work, entry)
+            serves = True
+        except FleetError as error:
+            get_run_logger().warning("%s: %s", work.client, error)
     with entry.outside():
-        return await asyncio.to_thread(upgrade.settle, work)
+        return await in_thread(upgrade.settle, work, serves)
 
 
 async def _settle_rotation(work: Work, entry: journal.Entry) -> str:
@@ -60,25 +71,25 @@ async def _settle_rotation(work: Work, entry: journal.Entry) -> str:
     if rotation.committed(work):
         await client_blocks.replace_secrets(work, rotation.with_new(work.given))
         with entry.outside():
-            await asyncio.to_thread(rotation.finish, work)
+            await in_thread(rotation.finish, work)
         return f"{which} is finished"
     left = await take_rotation_back(work, entry)
-    await asyncio.to_thread(rotation.taken_back, work)
+    await in_thread(rotation.taken_back, work)
     return f"{which} was taken back{'; ' + left if left else ''}"
 
 
 async def take_rotation_back(work: Work, entry: journal.Entry) -> str:
     """Put the old secrets and the old container back; what could not be, in words."""
     with entry.outside():
-        left = await asyncio.to_thread(rotation.take_back, work)
-    await client_blocks.replace_secrets(work, rotation.with_old(work.given))
+        left = await in_thread(rotation.take_back, work)
+    await client_blocks.replace_secrets(work, rotation.with_old(work.given, rotation.made_here(work)))
     return left
 
 
 async def _fill(work: Work) -> None:
-    await asyncio.to_thread(provisioning.recall, work)
+    await in_thread(provisioning.recall, work)
     block = await client_blocks.read(work)
-    await asyncio.to_thread(_look, work, block)
+    await in_thread(_look, work, block)
 
 
 async def take_up_container(work: Work) -> dict[str, BlockDocument]:
@@ -90,9 +101,9 @@ async def take_up_container(work: Work) -> dict[str, BlockDocument]:
         Conflict: the container of its name is not this fleet's.
         Unreachable, Refused: what the engine answered.
     """
-    await asyncio.to_thread(provisioning.recall, work)
+    await in_thread(provisioning.recall, work)
     found = await client_blocks.documents(work.client, work.spec)
-    await asyncio.to_thread(_look, work, client_blocks.take_engine(found))
+    await in_thread(_look, work, client_blocks.take_engine(found))
     return found
 
 

@@ -1,6 +1,5 @@
 """The steps of start-zero, stop-zero, restart-zero and zero-logs."""
 
-import asyncio
 from contextlib import suppress
 from datetime import datetime
 
@@ -14,9 +13,10 @@ from tasks.clients import lifecycle, logs
 from tasks.clients.lifecycle import Move
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import take_up, take_up_container
+from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import glance, journaled, work_on
-from tasks.clients.steps.provision import until_ready
 from tasks.clients.steps.several import choose
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import Work
 from tasks.clock import now
 from tasks.errors import FleetError, NotConfigured, NotFound, Unhealthy
@@ -32,7 +32,7 @@ async def choose_enabled(clients: list[str]) -> list[str]:
     chosen = await choose(clients)
     if clients != ["all"]:
         return chosen
-    rows = await asyncio.to_thread(queries.instances, await open_registry())
+    rows = await in_thread(queries.instances, await open_registry())
     off = {row.client for row in rows if not row.spec.get("enabled", True)}
     left = [slug for slug in chosen if slug in off]
     if left:
@@ -58,10 +58,10 @@ async def restart_container(client: str) -> str:
 
 async def _move(work: Work, step: str) -> Move:
     async with journaled(work, step) as entry:
-        await asyncio.to_thread(lifecycle.recall_enabled, work)
+        await in_thread(lifecycle.recall_enabled, work)
         await take_up(work)
         with entry.outside():
-            move = await asyncio.to_thread(lifecycle.start if step == "start" else lifecycle.restart, work)
+            move = await in_thread(lifecycle.start if step == "start" else lifecycle.restart, work)
         get_run_logger().info("%s: %s", work.client, move)
     return move
 
@@ -73,7 +73,7 @@ async def stop_container(client: str) -> str:
     async with journaled(work, "stop") as entry:
         await take_up_container(work)
         with entry.outside():
-            return await asyncio.to_thread(lifecycle.stop, work)
+            return await in_thread(lifecycle.stop, work)
 
 
 @task(name="look before a clean restart", task_run_name="look at {client}", cache_policy=NO_CACHE, persist_result=False)
@@ -81,9 +81,9 @@ async def look_before_clean(client: str) -> None:
     """Take the client up, and refuse what cannot be restarted before its database is dumped."""
     work = work_on(client)
     async with journaled(work, "look"):
-        await asyncio.to_thread(lifecycle.recall_enabled, work)
+        await in_thread(lifecycle.recall_enabled, work)
         await take_up(work)
-        await asyncio.to_thread(lifecycle.require_made, work)
+        await in_thread(lifecycle.require_made, work)
 
 
 @task(
@@ -98,14 +98,14 @@ async def start_clean(client: str) -> str:
     failure: FleetError | None = None
     async with journaled(work, "clean start") as entry:
         with entry.outside():
-            await asyncio.to_thread(lifecycle.run_anew, work, True)
+            await in_thread(lifecycle.run_anew, work, True)
         try:
             await until_ready(work, entry)
         except FleetError as error:
             entry.outcome, failure = f"failed: {type(error).__name__}", error
     async with journaled(work, "container") as entry:
         with entry.outside():
-            await asyncio.to_thread(lifecycle.run_anew, work)
+            await in_thread(lifecycle.run_anew, work)
     if failure is not None:
         raised = Unhealthy(
             f"the clean start failed: {failure.what}; the container was made anew without it and started", failure.cure
@@ -125,7 +125,7 @@ async def await_serving(client: str, done: str) -> str:
     work = work_on(client)
     async with journaled(work, "ready") as entry:
         await until_ready(work, entry)
-    return await asyncio.to_thread(lifecycle.seen_serving, work, done)
+    return await in_thread(lifecycle.seen_serving, work, done)
 
 
 @task(name="read the log", task_run_name="read the log of {client}", cache_policy=NO_CACHE, persist_result=False)
@@ -147,7 +147,7 @@ async def read_log(client: str, tail: int, since: datetime | None) -> str:
                 f"run provision-client for {client}, which makes it anew",
             )
         state = work.container.state
-        lines = await asyncio.to_thread(lifecycle.read_log, work, tail, since)
+        lines = await in_thread(lifecycle.read_log, work, tail, since)
     zone = work.house.time_zone
     head = logs.heading(work.names.container, len(lines), since, zone)
     for first in range(0, len(lines), logs.RECORD):

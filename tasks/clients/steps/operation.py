@@ -15,6 +15,7 @@ from blocks.registry import open_registry, registry_in
 from tasks.clients import provisioning
 from tasks.clients.ports import parse_range
 from tasks.clients.steps import client_blocks
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import House, Work
 from tasks.clock import now
 from tasks.errors import FleetError, Unhealthy
@@ -48,16 +49,16 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
     asked = now()
     early = await client_blocks.documents(client, ZeroSpec(), registry_kinds())
     registry = registry_in(early)
-    await asyncio.to_thread(require_head, registry)
+    await in_thread(require_head, registry)
     run = str(flow_run.id or "none")
     house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
     with ExitStack() as stack:
         holder = hold(
             registry, client, f"run {run[:8]} ({name} {client})", settings.locks, time_zone=settings.time_zone
         )
-        await asyncio.to_thread(stack.enter_context, holder)
+        await in_thread(stack.enter_context, holder)
         work = _open[client] = Work(client, run, name, house, registry)
-        if await asyncio.to_thread(_idle_since, work, asked):
+        if await in_thread(_idle_since, work, asked):
             client_blocks.keep(client, early)
         try:
             yield
@@ -65,19 +66,17 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
             lines = error.last_lines if isinstance(error, Unhealthy) else ()
             if lines:
                 get_run_logger().error("last lines of %s:\n%s", work.names.container, "\n".join(lines))
-            await asyncio.to_thread(provisioning.failed, work, str(error), lines)
+            await in_thread(provisioning.failed, work, str(error), lines)
             raise
         except Exception as error:
-            await asyncio.to_thread(
-                provisioning.failed, work, f"unexpected: {type(error).__name__}; see the run's log."
-            )
+            await in_thread(provisioning.failed, work, f"unexpected: {type(error).__name__}; see the run's log.")
             raise
         finally:
             del _open[client]
             client_blocks.forget(client)
             if work.docker is not None:
-                await asyncio.to_thread(work.docker.close)
-            await asyncio.to_thread(stack.close)
+                await in_thread(work.docker.close)
+            await in_thread(stack.close)
 
 
 @asynccontextmanager
@@ -89,34 +88,34 @@ async def glance(client: str, name: str) -> AsyncIterator[Work]:
     """
     settings = installation()
     registry = await open_registry()
-    await asyncio.to_thread(require_head, registry)
+    await in_thread(require_head, registry)
     house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
     work = Work(client, str(flow_run.id or "none"), name, house, registry)
     try:
         yield work
     finally:
         if work.docker is not None:
-            await asyncio.to_thread(work.docker.close)
+            await in_thread(work.docker.close)
 
 
 @asynccontextmanager
 async def journaled(work: Work, step: str) -> AsyncIterator[journal.Entry]:
     """Journal a step; the registry is written in a thread, since it may be busy."""
     context = journal.step(work.registry, work.client, work.run_id, work.operation, step)
-    entry = await asyncio.to_thread(context.__enter__)
+    entry = await in_thread(context.__enter__)
     try:
         yield entry
     except BaseException as error:
         with suppress(type(error)):
-            await asyncio.to_thread(context.__exit__, type(error), error, error.__traceback__)
+            await in_thread(context.__exit__, type(error), error, error.__traceback__)
         raise
-    await asyncio.to_thread(context.__exit__, None, None, None)
+    await in_thread(context.__exit__, None, None, None)
 
 
 async def outside(entry: journal.Entry, act: Callable[..., Any], *arguments: Any) -> None:
     """Run what waits for Docker or PostgreSQL in a thread, and count its time as theirs."""
     with entry.outside():
-        await asyncio.to_thread(act, *arguments)
+        await in_thread(act, *arguments)
 
 
 async def together(*acts: Awaitable[Any]) -> None:

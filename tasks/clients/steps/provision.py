@@ -1,6 +1,5 @@
 """The steps of provision-client."""
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +9,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks.docker import connect, engine_name
-from tasks.clients import containers, image_choice, labelled, page, postgres, provisioning, readiness
+from tasks.clients import image_choice, labelled, page, provisioning, readiness
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import settle
+from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import journaled, outside, together, work_on
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import Work
 from tasks.clock import now
 from tasks.registry import journal, queries
@@ -38,19 +39,19 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
     work = work_on(client)
     async with journaled(work, "look") as entry:
         await settle(work)
-        await asyncio.to_thread(provisioning.settle_spec, work, changes)
+        await in_thread(provisioning.settle_spec, work, changes)
         engine = await client_blocks.read(work)
         for line in work.differences:
             get_run_logger().info("spec of %s: %s", client, line)
         with entry.outside():
             try:
                 await together(
-                    asyncio.to_thread(_look_at_docker, work, engine),
-                    asyncio.to_thread(provisioning.look_at_database, work),
+                    in_thread(_look_at_docker, work, engine),
+                    in_thread(provisioning.look_at_database, work),
                     client_blocks.learn_type(work),
                 )
             except Exception:
-                await asyncio.to_thread(image_choice.let_go, work)
+                await in_thread(image_choice.let_go, work)
                 raise
             serving = (
                 work.container is not None
@@ -60,7 +61,7 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
             )
         provisioning.decide(work, serving)
         if not work.steps and work.given == work.secrets:
-            return Outlook([], work.differences, await asyncio.to_thread(provisioning.nothing_to_do, work))
+            return Outlook([], work.differences, await in_thread(provisioning.nothing_to_do, work))
         for step in work.steps:
             get_run_logger().info("%s: %s", client, step)
     return Outlook([str(step) for step in work.steps], work.differences)
@@ -81,13 +82,13 @@ def _look_at_docker(work: Work, block: Any | None) -> None:
 async def _claim(work: Work) -> None:
     """Reserve the port, save new secrets before anything uses them, and give out the redirect URI."""
     async with journaled(work, "claim"):
-        await together(asyncio.to_thread(provisioning.claim, work), client_blocks.save_secrets(work))
+        await together(in_thread(provisioning.claim, work), client_blocks.save_secrets(work))
         await _announce(work)
 
 
 async def _announce(work: Work) -> None:
     before = work.stored.redirect_uri if work.stored else None
-    uri = await asyncio.to_thread(provisioning.announce, work)
+    uri = await in_thread(provisioning.announce, work)
     if before != uri:
         get_run_logger().info("%s: register this redirect URI with Google: %s", work.client, uri)
 
@@ -115,7 +116,7 @@ async def run_container(client: str) -> None:
             if not work.spec.enabled:
                 return
             with entry.outside():
-                started = await asyncio.to_thread(provisioning.start, work)
+                started = await in_thread(provisioning.start, work)
             if started:
                 return
             get_run_logger().warning("%s: its port was taken meanwhile; it has %s now", client, work.port)
@@ -132,33 +133,12 @@ async def await_ready(client: str) -> str:
     work = work_on(client)
     async with journaled(work, "ready") as entry:
         await together(until_ready(work, entry), write_page(work))
-    return await asyncio.to_thread(provisioning.finish, work)
-
-
-async def until_ready(work: Work, entry: journal.Entry) -> None:
-    """Wait until the client's service answers and its database lets it in; a client that is not enabled is not waited for.
-
-    Raises:
-        Unhealthy: why it does not, and its last words.
-    """
-    if not work.spec.enabled:
-        return
-    with entry.outside():
-        await readiness.until_ready(
-            lambda: containers.inspect(work.engine_client(), work.names.container),
-            work.base,
-            work.spec.probe,
-            work.spec.ready_within,
-            lambda: provisioning.log_lines(work),
-            work.names.container,
-            work.spec.memory,
-            lambda: postgres.check_client(work.postgres_server(), work.names.database, work.secrets.database_password),
-        )
+    return await in_thread(provisioning.finish, work)
 
 
 async def write_page(work: Work) -> None:
     """Write the client's page among the artifacts."""
-    steps = await asyncio.to_thread(journal.latest, work.registry, work.client, 10)
+    steps = await in_thread(journal.latest, work.registry, work.client, 10)
     await acreate_markdown_artifact(
         page.markdown(provisioning.facts(work), steps[::-1], now(), work.house.time_zone),
         key=f"client-{work.client}",

@@ -1,6 +1,5 @@
 """The steps of rotate-client-secrets."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,8 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from tasks.clients import rotation, trial
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import take_rotation_back, take_up
+from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import journaled, outside, work_on
-from tasks.clients.steps.provision import until_ready, write_page
+from tasks.clients.steps.provision import write_page
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.steps.trial import back_if_it_fails
 
 
@@ -44,7 +45,7 @@ async def save_next(client: str, which: Sequence[str]) -> None:
     work = work_on(client)
     async with journaled(work, "pending"):
         values = rotation.next_values(work.given, which, work.names.secrets_block, work.fleet_autumn)
-        await asyncio.to_thread(rotation.begin, work, which)
+        await in_thread(rotation.begin, work, which)
         await client_blocks.replace_secrets(work, replace(work.given, pending=values))
 
 
@@ -67,9 +68,9 @@ async def commit(client: str) -> str:
     """Put the new values in the place of the old ones in the client's block, and remove the old container."""
     work = work_on(client)
     async with journaled(work, "commit") as entry:
-        own = await asyncio.to_thread(rotation.commit, work)
+        own = await in_thread(rotation.commit, work)
         await client_blocks.replace_secrets(work, own)
         with entry.outside():
-            said = await asyncio.to_thread(rotation.finish, work)
+            said = await in_thread(rotation.finish, work)
     await write_page(work)
     return said

@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 
 from blocks.registry import open_registry
 from tasks.clients.outcomes import Outcome
+from tasks.clients.steps.threads import in_thread
 from tasks.errors import FleetError
 from tasks.registry.queries import resolve_clients
 from tasks.registry.revision import require_head
@@ -25,8 +26,8 @@ async def choose(clients: list[str]) -> list[str]:
         InvalidInput, NotFound: a wrong name.
     """
     registry = await open_registry()
-    await asyncio.to_thread(require_head, registry)
-    return await asyncio.to_thread(resolve_clients, registry, clients)
+    await in_thread(require_head, registry)
+    return await in_thread(resolve_clients, registry, clients)
 
 
 async def each(clients: list[str], act: Callable[[str], Awaitable[str]], at_once: int = AT_ONCE) -> list[Outcome]:

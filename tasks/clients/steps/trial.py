@@ -1,14 +1,14 @@
 """What upgrading and rotating share: the wait for the new container, and the way back when it does not serve."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from prefect.logging import get_run_logger
 
 from tasks.clients import trial
+from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import journaled, work_on
-from tasks.clients.steps.provision import until_ready
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.work import Work
 from tasks.errors import FleetError, Unhealthy
 from tasks.registry import journal
@@ -50,11 +50,11 @@ async def back_if_it_fails(client: str, what: str, old: str, back: Back) -> Asyn
                 f"{client}: the {what} failed ({why}), and could not be taken back ({worse.what})",
                 f"{worse.cure}; running this again, or provision-client, takes it back first",
             )
-            await asyncio.to_thread(trial.stuck, work, str(stuck))
+            await in_thread(trial.stuck, work, str(stuck))
             raise stuck from None
         raised = Unhealthy(f"{client}: the {what} failed: {why}; {how}", cure)
         raised.last_lines = lines
-        await asyncio.to_thread(trial.over, work, status, str(raised))
+        await in_thread(trial.over, work, status, str(raised))
         raise raised from None
 
 

@@ -1,6 +1,5 @@
 """The steps of upgrade-zero."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from prefect.logging import get_run_logger
 
 from tasks.clients import readiness, upgrade
 from tasks.clients.steps.existing import take_up
+from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import journaled, outside, work_on
-from tasks.clients.steps.provision import until_ready, write_page
+from tasks.clients.steps.provision import write_page
+from tasks.clients.steps.threads import in_thread
 from tasks.clients.steps.trial import back_if_it_fails
 from tasks.clients.work import Work
 from tasks.registry import journal
@@ -37,17 +38,17 @@ async def look(client: str, image: str, pinned: str) -> Outlook:
     work = work_on(client)
     await take_up(work)
     async with journaled(work, "look") as entry:
-        alone = await asyncio.to_thread(upgrade.left_alone, work)
+        alone = await in_thread(upgrade.left_alone, work)
         if alone:
             return Outlook(sentence=alone)
         with entry.outside():
-            image_id = await asyncio.to_thread(upgrade.find_image, work, image, pinned)
+            image_id = await in_thread(upgrade.find_image, work, image, pinned)
             running = work.container is not None and work.container.running
             serves = running and await readiness.serves(work.base, work.spec.probe)
             said = upgrade.already(work, image, image_id, serves)
             if said:
                 return Outlook(image_id, said)
-            size = await asyncio.to_thread(upgrade.prepare, work, image, image_id)
+            size = await in_thread(upgrade.prepare, work, image, image_id)
     get_run_logger().info(
         "%s: %s -> %s; its database is copied meanwhile, which takes %d MB on the server",
         client, work.stored.image if work.stored else None, image, size >> 20,
@@ -64,7 +65,7 @@ async def back_to_the_old_image_if_it_fails(client: str, image: str) -> AsyncIte
 
 async def _back(work: Work, entry: journal.Entry) -> str:
     with entry.outside():
-        return await asyncio.to_thread(upgrade.take_back, work)
+        return await in_thread(upgrade.take_back, work)
 
 
 @task(name="put the old container aside, copy the database", cache_policy=NO_CACHE, persist_result=False)
@@ -96,6 +97,6 @@ async def commit(client: str) -> str:
     work = work_on(client)
     async with journaled(work, "commit") as entry:
         with entry.outside():
-            said = await asyncio.to_thread(upgrade.commit, work)
+            said = await in_thread(upgrade.commit, work)
     await write_page(work)
     return said

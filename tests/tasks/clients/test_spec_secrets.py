@@ -1,8 +1,11 @@
 """What looks like a secret in a spec is refused, with the block that it belongs in, and never shown."""
 
+import json
+
 import pytest
 
 from tasks.clients.provisioning import check_input
+from tasks.clients.secrets import redact
 from tasks.errors import InvalidInput
 from tasks.registry.spec import SpecChanges, ZeroSpec, check
 
@@ -36,3 +39,9 @@ def test_the_block_is_named_where_the_client_is_known_and_described_where_not(ex
     assert "hunter22" not in str(caught.value)
     with pytest.raises(InvalidInput, match=r"secret_env of the client's block \(zero- and its slug\),"):
         check(ZeroSpec(extra_env=extra))
+
+
+def test_a_secret_of_several_lines_is_hidden_however_it_is_printed():
+    key = '-----BEGIN KEY-----\nabc"def\\ghi\n-----END KEY-----'
+    for printed in (key, json.dumps({"key": key}), 'cut off: abc"def\\ghi'):
+        assert "abc" not in redact(printed, [key]), printed
