@@ -18,6 +18,8 @@ LATE = 60.0
 """Seconds after its time from which a poll is superseded by the next."""
 HOST_MINIMUM = 5
 """Clients; under so few, half of them failing says nothing about their host."""
+STOPPED = (0, 137, 143)
+"""Exit codes of a container that somebody stopped; 137 also of one that was killed."""
 UNDER_WAY = frozenset({Status.PROVISIONING, Status.STARTING, Status.STOPPING})
 
 
@@ -98,7 +100,8 @@ def observe(stored: Stored, sample: Sample) -> Seen | None:
         return Seen(
             Status.UNHEALTHY,
             f"its container ended with code {container.exit_code if container.exit_code is not None else 'unknown'}"
-            f"{memory}; read {_logs(container)}",
+            f"{memory}; {'' if memory or container.exit_code not in STOPPED else 'run start-zero if somebody stopped it, else '}"
+            f"read {_logs(container)}",
         )
     if container.state != "running":
         why = f" ({container.error})" if container.error else ""

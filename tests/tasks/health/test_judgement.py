@@ -186,6 +186,13 @@ def test_out_of_memory_is_said_in_words() -> None:
     )
 
 
+def test_a_container_that_somebody_stopped_is_to_be_started() -> None:
+    seen = observe(client(), Sample(replace(EXITED.container, exit_code=143, out_of_memory=False)))
+    assert seen is not None and seen.reason == (
+        "its container ended with code 143; run start-zero if somebody stopped it, else read docker logs zero_client_acme"
+    )
+
+
 def test_a_provisioning_that_failed_keeps_its_sentence_until_the_service_answers() -> None:
     failed = client(Status.ERROR, last_error="image x is found nowhere")
     stored, changes = after(failed, GONE, REFUSED, REFUSED, REFUSED)
