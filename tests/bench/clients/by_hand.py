@@ -81,7 +81,11 @@ def waited(script: Any) -> float:
     Raises:
         RuntimeError: it failed.
     """
-    said, wrong = script.communicate(timeout=300)
+    try:
+        said, wrong = script.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        script.kill()
+        raise RuntimeError("the script by hand had not ended after 300 s") from None
     if script.returncode:
         raise RuntimeError(f"the script by hand failed: {wrong.strip()[-200:]}")
     _, began, ended = said.strip().splitlines()[-1].split()
