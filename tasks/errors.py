@@ -5,7 +5,7 @@ state message of the run (see ``flows/outcome.py``). Raise the class that names 
 write ``from None`` where the cause holds a secret.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -65,6 +65,17 @@ class ReconnectNeeded(FleetError):
 
 class Damaged(FleetError):
     """Data is not what it should be: a dump cut short, a checksum that differs, a restore that compares unequal."""
+
+
+def of_another_type(kind: str, name: str, types: Iterable[str], cure: str) -> NotConfigured:
+    """The error where the block ``name`` exists and is not of the type ``kind``, but of those in ``types``.
+
+    >>> print(of_another_type("PostgreSQL Database", "smtp", ["Email Server Credentials"], "give another name"))
+    there is no PostgreSQL Database block 'smtp' (the block of that name is of the type Email Server Credentials); give another name.
+    """
+    return NotConfigured(
+        f"there is no {kind} block {name!r} (the block of that name is of the type {', '.join(types)})", cure
+    )
 
 
 def needed(block: T | None, name: str, cure: str = "") -> T:

@@ -25,7 +25,7 @@ from tasks.backups.mail import Account, Step
 from tasks.backups.manifest import Made
 from tasks.backups.source import Database, Target, place, target
 from tasks.clock import now
-from tasks.errors import FleetError, NotConfigured, needed
+from tasks.errors import FleetError, NotConfigured, needed, of_another_type
 from tasks.registry.models import Delivery
 from tasks.registry.names import ClientNames
 from tasks.registry.queries import find_instance, get_instance, unknown_client
@@ -245,11 +245,8 @@ async def _database(keeper: "Keeper", whose: Target) -> tuple[Database, str]:
         block = await find(PostgresDatabase, whose.database)
         others = [] if block else await types_of(whose.database)
         if others:
-            raise NotConfigured(
-                f"there is no PostgreSQL Database block {whose.database!r} (the block of that name is of the type "
-                f"{', '.join(others)})",
-                "give the name of a Zero Fleet PostgreSQL Database block, like app-database",
-            )
+            cure = "give the name of a Zero Fleet PostgreSQL Database block, like app-database"
+            raise of_another_type("PostgreSQL Database", whose.database, others, cure)
         block = needed(block, whose.database)
         return _as_database(block, whose.database, block.database, block.username, block.password), block.username
     names = ClientNames(whose.client or "")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.clients import containers, images, logs
+from tasks.clients import containers, images, logs, trial
 from tasks.clients import provisioning as provision
 from tasks.clients.containers import Seen
 from tasks.clients.engine import answers
@@ -196,14 +196,6 @@ def start(work: Work) -> Move:
     return move
 
 
-def _stay_stopped(work: Work) -> None:
-    """Let the way back of an operation that was cut off end with a stopped container, too."""
-    pending = dict((work.stored.pending if work.stored else None) or {})
-    if "before" in pending:
-        pending["before"] = {**pending["before"], "running": False, "status": Status.STOPPED.value}
-        queries.update_instance(work.registry, work.client, pending=pending)
-
-
 def stop(work: Work) -> str:
     """Stop the container, and say what Docker shows then.
 
@@ -227,7 +219,7 @@ def stop(work: Work) -> str:
         if work.stored is None or any(getattr(work.stored, name) != value for name, value in at_rest.items()):
             queries.update_instance(work.registry, work.client, **at_rest)
         return f"{work.client}: was already stopped ({_ended(seen)})"
-    _stay_stopped(work)
+    trial.stay_stopped(work)
     queries.update_instance(work.registry, work.client, status=Status.STOPPING)
     containers.stop(work.engine_client(), seen)
     after = containers.inspect(work.engine_client(), seen.id)

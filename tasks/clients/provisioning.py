@@ -21,12 +21,10 @@ from tasks.clients.work import Work
 from tasks.errors import Conflict, NotConfigured
 from tasks.registry import queries
 from tasks.registry.models import Status, ZeroInstance
-from tasks.registry.names import require_block_name, require_slug
+from tasks.registry.names import PREFIX, require_block_name, require_slug
 from tasks.registry.spec import SpecChanges, apply_changes, difference
 
 PORT_ATTEMPTS = 5
-CLIENTS = "zero_client_"
-"""What the databases of clients begin with."""
 SETTLED = (Status.RUNNING, Status.DEGRADED, Status.UNHEALTHY, Status.CRASH_LOOP)
 """What the poll says of a container that runs; a run that changes nothing does not speak over it."""
 
@@ -417,8 +415,8 @@ def warnings(database: postgres.DatabaseState | None) -> list[str]:
     """
     if database is None or not database.open_to_all:
         return []
-    clients = [name for name in database.open_to_all if name.startswith(CLIENTS)]
-    others = [name for name in database.open_to_all if not name.startswith(CLIENTS)]
+    clients = [name for name in database.open_to_all if name.startswith(PREFIX)]
+    others = [name for name in database.open_to_all if not name.startswith(PREFIX)]
     said = []
     if others:
         shown = ", ".join(others[:10])

@@ -204,6 +204,13 @@ def alive(work: Work) -> bool:
     return work.container is not None and work.container.state in ALIVE
 
 
+def stay_stopped(work: Work) -> None:
+    """Let the way back of an operation that was cut off end with a stopped container, too; nothing under way: nothing is done."""
+    if under_way(work).get("before"):
+        stopped = replace(before(work), running=False, status=Status.STOPPED.value)
+        queries.update_instance(work.registry, work.client, pending={**under_way(work), "before": asdict(stopped)})
+
+
 def resting(work: Work) -> Status:
     """What to note of a client whose container nobody waited for: the poll goes on from there."""
     was = before(work)

@@ -42,11 +42,6 @@ class Host:
     trouble: FleetError | None = None
     """Why it did not."""
 
-    @property
-    def answered(self) -> bool:
-        """Whether it did."""
-        return self.trouble is None
-
 
 @dataclass(frozen=True, slots=True)
 class World:

@@ -63,7 +63,7 @@ async def begin_look(clients: list[str] | None = None) -> Look:
     world = await _world(stored, server, await _engine_blocks(stored, blocks.get(docker.BLOCK)))
     if not stored:  # nothing to judge, but orphans may be there; an engine that does not answer matters to nobody
         return Look([], Policy(), World(databases={}, orphans=await _orphans(registry, world)), started)
-    if clients is not None and world.trouble is not None and not any(host.answered for host in world.hosts.values()):
+    if clients is not None and world.trouble is not None and all(host.trouble for host in world.hosts.values()):
         raise world.trouble
     if clients is None:
         world = replace(world, orphans=await _orphans(registry, world))

@@ -11,7 +11,8 @@ SLUG_LENGTH = 40
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _BLOCK = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _NUMBERED = re.compile(r"client-[0-9]")
-_PREFIX = "zero_client_"
+PREFIX = "zero_client_"
+"""Of a client's container, database and role."""
 _EMAIL = re.compile(r"[^@\s\"'<>(),;:\\\[\]]+@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 LABEL_FLEET = "zero-fleet.fleet"
 LABEL_CLIENT = "zero-fleet.client"
@@ -85,7 +86,7 @@ class ClientNames:
         ('zero_client_acme_2', 'zero_client_7')
         """
         slug = self.slug.removeprefix("client-") if _NUMBERED.match(self.slug) else self.slug
-        return _PREFIX + slug.replace("-", "_")
+        return PREFIX + slug.replace("-", "_")
 
     database = container
     role = container
@@ -112,7 +113,7 @@ def slug_of(container: str) -> str:
     Traceback (most recent call last):
     tasks.errors.InvalidInput: container 'postgres' is not called like a client's; rename it (`docker rename`, which does not restart it) to zero_client_ and small letters, digits and single underscores, like zero_client_acme or zero_client_7.
     """
-    rest = container.removeprefix(_PREFIX).replace("_", "-")
+    rest = container.removeprefix(PREFIX).replace("_", "-")
     slug = f"client-{rest}" if rest[:1].isdigit() else rest
     if len(slug) > SLUG_LENGTH or not _SLUG.fullmatch(slug) or ClientNames(slug).container != container:
         raise InvalidInput(

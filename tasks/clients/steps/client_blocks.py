@@ -22,7 +22,7 @@ from tasks.clients.environment import GoogleClient, TwilioAccount
 from tasks.clients.images import Login
 from tasks.clients.secrets import Secrets, fill
 from tasks.clients.work import Work
-from tasks.errors import NotConfigured, Refused, needed
+from tasks.errors import NotConfigured, Refused, needed, of_another_type
 from tasks.registry.names import ClientNames
 from tasks.registry.spec import ZeroSpec
 
@@ -98,11 +98,8 @@ async def _refuse_other_types(found: Mapping[str, BlockDocument], spec: ZeroSpec
     for name, kind in ((spec.google_client, GoogleOAuthClient), (spec.twilio, TwilioCredentials)):
         others = await types_of(name) if name and name not in found else []
         if others:
-            raise NotConfigured(
-                f"there is no {kind.get_block_type_name()} block {name!r} (the block of that name is of the type "
-                f"{', '.join(others)})",
-                "name a block of that type in the spec, or make one",
-            )
+            cure = "name a block of that type in the spec, or make one"
+            raise of_another_type(kind.get_block_type_name(), name, others, cure)
 
 
 def take_engine(found: Mapping[str, BlockDocument]) -> Any | None:

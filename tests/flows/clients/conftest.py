@@ -10,6 +10,9 @@ import pytest
 
 from tests.standins.zero.build import TAG, build
 from tests.standins.zero.variants import kept
+from tests.tasks.clients.repositories import repository, tag, url
+
+__all__ = ["repository", "tag", "url"]
 
 _COUNT = itertools.count()
 

@@ -1,38 +1,14 @@
 """build-zero-image, and images that are built because a client needs them: real git, engine, PostgreSQL and Prefect server."""
 
 import asyncio
-import contextlib
 import secrets
 
-import docker.errors
 import pytest
 
 from flows.clients.build_image import build_zero_image
 from tasks.registry import queries
 from tasks.registry.names import LABEL_COMMIT, LABEL_URL
 from tests.flows.clients.test_provision import nothing_made, page_of, run, wanted
-from tests.standins.git_server import Repository, served
-
-
-@pytest.fixture
-def repository(tmp_path) -> Repository:
-    return Repository(tmp_path / "repository")
-
-
-@pytest.fixture
-def url(repository):
-    """Where the repository is served as GitHub would."""
-    with served(repository) as address:
-        yield address
-
-
-@pytest.fixture
-def tag(docker_client):
-    """A name for an image, gone afterwards."""
-    name = f"zero-built-{secrets.token_hex(3)}:test"
-    yield name
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        docker_client.images.remove(name, force=True)
 
 
 async def build(**parameters):

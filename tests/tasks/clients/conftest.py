@@ -3,6 +3,9 @@
 import pytest
 
 from tests.standins.zero.build import TAG, build
+from tests.tasks.clients.repositories import repository, tag, url
+
+__all__ = ["repository", "tag", "url"]
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,11 @@
 """Images built from a git repository: real git over HTTP, the real engine."""
 
-import contextlib
 import os
-import secrets
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import docker.errors
 import pytest
 
 from tasks.clients import builds, checkout, recipe
@@ -16,30 +13,9 @@ from tasks.errors import FleetError, InvalidInput, NotFound, Refused, Unreachabl
 from tasks.registry.names import LABEL_COMMIT, LABEL_REPO, LABEL_URL
 from tasks.registry.source import Source
 from tests.conftest import ROOT
-from tests.standins.git_server import Repository, served
+from tests.standins.git_server import served
 
 PLAIN = "FROM scratch\nCOPY hello /hello\n"
-
-
-@pytest.fixture
-def repository(tmp_path) -> Repository:
-    return Repository(tmp_path / "repository")
-
-
-@pytest.fixture
-def url(repository):
-    """Where the repository is served as GitHub would."""
-    with served(repository) as address:
-        yield address
-
-
-@pytest.fixture
-def tag(docker_client):
-    """A name for an image, gone afterwards."""
-    name = f"zero-built-{secrets.token_hex(3)}:test"
-    yield name
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        docker_client.images.remove(name, force=True)
 
 
 @pytest.fixture

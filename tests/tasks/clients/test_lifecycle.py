@@ -7,22 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.clients import lifecycle, logs
-from tasks.clients.containers import Seen
 from tasks.clients.lifecycle import Move
 from tasks.clients.outcomes import Outcome, summary
-from tasks.clients.reconcile import Wanted
 from tasks.errors import Conflict, FleetError, InvalidInput, NotConfigured, NotFound, Refused, Unhealthy
+from tests.tasks.clients.test_reconcile import WANTED, container
 
-WANTED = Wanted(True, "hash", "image")
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-
-
-def container(state: str = "running", **changes) -> Seen:
-    made_from = {
-        "id": "c", "name": "zero_client_acme", "state": state, "exit_code": 0, "oom_killed": False, "restart_count": 0,
-        "image_id": "image", "spec_hash": "hash", "host_port": 20000, "fleet": "f", "client": "acme",
-    }  # fmt: skip
-    return Seen(**{**made_from, **changes})
 
 
 @pytest.mark.parametrize(
