@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Flows and steps read these once per process; no test may reach a real installation's state.
-_STATE = Path(os.environ.setdefault("ZERO_FLEET_STATE", f"/tmp/zero-fleet-tests-{os.getpid()}"))
+# Flows and steps read these once per process; no test may reach a real installation's state, which a shell may name.
+_STATE = Path(f"/tmp/zero-fleet-tests-{os.getpid()}")
+os.environ["ZERO_FLEET_STATE"] = str(_STATE)
 _FLEET = f"t{os.getpid():x}"
 os.environ["ZERO_FLEET_FLEET"] = _FLEET
 _STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
