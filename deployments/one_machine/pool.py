@@ -1,6 +1,7 @@
 """The work pool, its queues, and the deployments of prefect.yaml; may run any number of times."""
 
 import hashlib
+import shlex
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ from pathlib import Path
 from tasks.errors import FleetError
 
 POOL = "fleet"
-QUEUES = {"health": 1, "work": 3}
+QUEUES = {"health": 1, "work": 6}
 """Name to limit: two queues, so that a waiting or long run never starves the poll. Few, because of Prefect on SQLite."""
-COMMAND = f"{sys.executable} -m deployments.one_machine.flow_process"
+COMMAND = shlex.join([sys.executable, "-I", "-S", str(Path(__file__).with_name("flow_process.py"))])
+"""Of a flow's process; without site-packages, which it needs only where it imports Prefect itself."""
 
 
 async def ensure_pool() -> None:

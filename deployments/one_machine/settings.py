@@ -1,5 +1,6 @@
 """Settings of the one-machine stack: folders, ports, keys. Made once per state folder, derived ever after."""
 
+import json
 import os
 import secrets
 import socket
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from deployments.one_machine.flow_process import FOLDER
 from tasks.clock import zone
 from tasks.errors import Conflict, InvalidInput
 
@@ -119,6 +121,7 @@ class Stack:
             "ZERO_FLEET_STATE": str(self.state),
             "ZERO_FLEET_FLEET": self.fleet,
             "ZERO_FLEET_PORTS": self.ports,
+            FOLDER: str(self.run),
             "ZERO_FLEET_PG_BIN": str(client_programs()),
             "TIME_ZONE": self.time_zone,
             "GATEWAY_URL": self.gateway_url,
@@ -143,6 +146,11 @@ class Stack:
             # process, 20-40 ms each for all of certifi's authorities).
             "PREFECT_API_SSL_CERT_FILE": str(authority),
             "PREFECT_API_AUTH_STRING": self.auth,
+            # Six questions of each run, which a server of this same installation without CSRF tokens always answers alike.
+            "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+            "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+            # Nothing is gained by compressing answers on loopback; a deployment's, with its forms, are 30 kB and read four times.
+            "PREFECT_CLIENT_CUSTOM_HEADERS": '{"Accept-Encoding": "identity"}',
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
@@ -154,12 +162,16 @@ class Stack:
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_UI_API_URL": "/api",
+            # A transaction that has the write lock may need a second connection. With Prefect's 15, twenty runs made at once
+            # took them all to wait for that lock, and the server stood still for the 60 s that SQLite waits.
+            "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "15",
+            "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "200",
             # So that slots held by a run survive a restart of the server.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
         lines = [f'active = "{PROFILE}"', ""]
         for name, values in ((PROFILE, shared), ("server", server)):
-            lines += [f"[profiles.{name}]", *(f'{key} = "{value}"' for key, value in values.items()), ""]
+            lines += [f"[profiles.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
         write_private(self.prefect_home / "profiles.toml", "\n".join(lines))
 
 

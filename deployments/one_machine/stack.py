@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120
 PROVISIONER = "zero_provisioner"
-ALL = ("worker-health", "worker-work", "gateway", "smtp-standin", "google-standin", "server")
+ALL = ("worker-health", "worker-work", "flow-launcher", "gateway", "smtp-standin", "google-standin", "server")
 """In the order in which they are stopped."""
-PLACES = {"worker-health": "queue health", "worker-work": "queue work"}
+PLACES = {"worker-health": "queue health", "worker-work": "queue work", "flow-launcher": "starts the flows' processes"}
 """Of what listens on no port."""
 
 
@@ -117,6 +118,7 @@ async def _configure(
         if lost:
             say(f"{lost} run(s) that an earlier worker left open are marked as crashed")
         await pool.forget_missed_polls()
+    _start_launcher(place, recipe, environment)
     # Not both workers at once: their first heartbeats meet in Prefect's SQLite and lock each other out.
     _start_worker(place, "health", recipe, environment)
     seen = place.state / "deployed"
@@ -128,6 +130,15 @@ async def _configure(
         write_private(seen, wanted)
     else:
         say("prefect.yaml and the flows are unchanged; nothing to deploy")
+
+
+def _start_launcher(place: Stack, recipe: Recipe, environment: Mapping[str, str]) -> None:
+    if platform.system() == "Linux":  # elsewhere a fork of what Prefect's libraries have opened is not safe
+        processes.start(
+            "flow-launcher",
+            [sys.executable, "-m", "deployments.one_machine.flow_launcher"],
+            place.run, place.logs, {**environment, **recipe.worker}, ROOT,
+        )  # fmt: skip
 
 
 def _start_worker(place: Stack, queue: str, recipe: Recipe, environment: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ import functools
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,15 +101,26 @@ async def provision_at_once(place: Stack, registry: Engine, image: str, slugs: l
     try:
         wanted = [{"client": slug, "spec": {"image": image}} for slug in slugs]
         runs = list(await asyncio.gather(*(api.start("provision-client/default", one) for one in wanted)))
-        for ended in await asyncio.gather(*(api.wait(run, DEADLINE) for run in runs)):
-            if ended.state != "COMPLETED":
-                raise RuntimeError(f"provision-client ended {ended.state}: {ended.message}")
+        await _all_completed(api, runs)
         moments = [_moments(await api.get(f"/flow_run_states/?flow_run_id={run}")) for run in runs]
     finally:
         for slug, run in zip(slugs, runs, strict=False):
             await _remove(place, api, registry, slug, run)
         await api.close()
     return (max(at["COMPLETED"] for at in moments) - min(at["RUNNING"] for at in moments)).total_seconds()
+
+
+async def _all_completed(api: Api, runs: list[str]) -> None:
+    """Return when all ``runs`` have; only their number is asked for, each second: to ask for each was most of the server's load."""
+    ended = {"id": {"any_": runs}, "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}
+    deadline = time.monotonic() + DEADLINE
+    while await api.post("/flow_runs/count", {"flow_runs": ended}) < len(runs):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"of {len(runs)} runs of provision-client some have not ended after {DEADLINE} s")
+        await asyncio.sleep(1)
+    for run in await api.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": runs}}}):
+        if run["state_type"] != "COMPLETED":
+            raise RuntimeError(f"provision-client ended {run['state_type']}: {run['state']['message']}")
 
 
 def _running_to_completed(states: list[dict[str, Any]]) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-from deployments.one_machine import processes, stack
+from deployments.one_machine import flow_launcher, processes, stack
 from deployments.one_machine.embedded_postgres import EmbeddedPostgres
 from deployments.one_machine.runs import Api, Ended
 from deployments.one_machine.settings import ROOT, Stack
@@ -28,6 +28,13 @@ from tasks.registry.names import LABEL_CLIENT, ClientNames
 PREFIX = "zero-fleet-stack-"
 """Of the folder under /tmp that holds a session's state folder; the session's pid follows."""
 RUN_SECONDS = 150
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
 
 
 @dataclass
@@ -128,9 +135,16 @@ class RunningStack:
     # Its processes
 
     def flows_of(self, queue: str) -> list[psutil.Process]:
-        """The flow processes of a queue's worker."""
+        """The processes of a queue's flows: the worker's children, and the launcher's forks that those asked for."""
         worker = processes.alive(f"worker-{queue}", self.place.run)
-        return worker.children(recursive=True) if worker else []
+        asking = worker.children(recursive=True) if worker else []
+        names = set[str]()
+        for process in asking:
+            with contextlib.suppress(psutil.Error):
+                names.add(flow_launcher.name_of(process.environ().get("PREFECT__FLOW_RUN_ID", "")))
+        launcher = processes.alive("flow-launcher", self.place.run)
+        forks = launcher.children() if launcher else []
+        return [*asking, *(fork for fork in forks if _name(fork) in names)]
 
     def kill(self, *victims: psutil.Process) -> None:
         """SIGKILL each, in this order and without a pause, and see that all are gone within two seconds."""
