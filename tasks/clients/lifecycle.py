@@ -215,11 +215,11 @@ def stop(work: Work) -> str:
         raise missing
     work.claimed = True
     at_rest = {"status": Status.STOPPED if work.spec.enabled else Status.DISABLED, "last_error": None}
+    trial.stay_stopped(work)
     if to_stop(seen) is Move.LEAVE:
         if work.stored is None or any(getattr(work.stored, name) != value for name, value in at_rest.items()):
             queries.update_instance(work.registry, work.client, **at_rest)
         return f"{work.client}: was already stopped ({_ended(seen)})"
-    trial.stay_stopped(work)
     queries.update_instance(work.registry, work.client, status=Status.STOPPING)
     containers.stop(work.engine_client(), seen)
     after = containers.inspect(work.engine_client(), seen.id)

@@ -44,12 +44,14 @@ class Mailbox:
         base: where it is asked from here, like ``http://127.0.0.1:20000``.
         token: of the API; shown nowhere.
         block: where the token is kept.
+        hidden: what must not be shown of what the server says, the token among it.
     """
 
     client: str
     base: str
     token: str = field(repr=False)
     block: str
+    hidden: Sequence[str] = field(default=(), repr=False)
 
     async def send(self, to: str, subject: str, body: str) -> str:
         """Send one mail; the id that Zero gave it, empty when it gave none.
@@ -81,14 +83,14 @@ class Mailbox:
         rows = said.get("emails") if isinstance(said, dict) else said
         if not isinstance(rows, list):
             raise self._odd()
-        return [mail_of(row) for row in rows[:limit] if isinstance(row, dict)]
+        return [mail_of(row, self.hidden) for row in rows[:limit] if isinstance(row, dict)]
 
     def _words(self, said: object) -> str:
-        """A server's own words for a sentence: one line, printable, at most 150 characters, without our token."""
+        """A server's own words for a sentence: one line, printable, at most 150 characters, without secrets."""
         if isinstance(said, dict):
             said = said.get("error") or said.get("message")
         text = "".join(sign if sign.isprintable() else " " for sign in said) if isinstance(said, str) else ""
-        text = redact(" ".join(text.split()), [self.token])[:150]
+        text = redact(" ".join(text.split()), [self.token, *self.hidden])[:150]
         return f": {text}" if text else ""
 
     def _odd(self) -> Refused:
@@ -175,8 +177,11 @@ def refusal(code: int, said: str, mailbox: Mailbox, path: str) -> FleetError:
     return Refused(f"{whose} refused it ({code}){said}", "correct what it names and run again")
 
 
-def mail_of(row: dict[str, Any]) -> Mail:
+def mail_of(row: dict[str, Any], hidden: Sequence[str] = ()) -> Mail:
     """A mail as any of the servers that speak this API may name its parts; everything is cut.
+
+    Args:
+        hidden: secrets, which are taken out before it is cut: half of one would be left.
 
     >>> mail_of({"id": 1, "to": "a@b.example", "subject": "Hi", "body": "x" * 200, "sent_at": "2026-01-02"}).text[-2:]
     'x…'
@@ -186,7 +191,7 @@ def mail_of(row: dict[str, Any]) -> Mail:
         value = next((row[name] for name in names if row.get(name) not in (None, "")), "")
         if isinstance(value, list):
             value = ", ".join(str(one) for one in value)
-        text = " ".join(str(value).split())
+        text = redact(" ".join(str(value).split()), hidden)
         return text if len(text) <= longest else text[:longest] + "…"
 
     return Mail(

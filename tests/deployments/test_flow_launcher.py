@@ -171,7 +171,7 @@ def test_a_signal_of_the_worker_reaches_the_flow(launching):
     asked = launching.ask(WHAT="wait")
     first_line(asked)
     asked.terminate()
-    said, errors = asked.communicate(timeout=5)
+    said, _ = asked.communicate(timeout=5)
     assert said == f"told {int(signal.SIGTERM)}\n"
     assert asked.returncode == 7
 

@@ -6,9 +6,13 @@ nothing else is taken for it.
 
 import json
 import secrets as randomness
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients.containers import Seen
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 SECONDS = 5
 """Until a host that does not answer is given up."""
+DEADLINE = 20.0
+"""Seconds for a program that does not give up by itself."""
 _PYTHON = """\
 import errno, socket
 def ask():
@@ -126,7 +132,7 @@ def inside_line(
     main = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
     if seen is not None and seen.state == "running":
         for way in ways(host, port, main):
-            word = read(_in_container(client, seen, way))
+            word = read(within(DEADLINE, partial(_in_container, client, seen, way)))
             if word is not None:
                 return meaning(word, host, port, f"{way.program.rpartition('/')[2]} in the container")
         return unknown(
@@ -139,10 +145,35 @@ def inside_line(
     if not client.api.networks(names=[network]):
         return unknown(check, f"there is no network {network} yet to try it from")
     for way in ways(host, port, main):
-        word = read(_beside(client, way, image_id, network, others, labels))
+        name = f"zero_look_{randomness.token_hex(4)}"
+        with _removed(client, name):
+            word = read(within(DEADLINE, partial(_beside, client, name, way, image_id, network, others, labels)))
         if word is not None:
             return meaning(word, host, port, f"{way.program.rpartition('/')[2]} in another container of its image")
     return unknown(check, "the image has no node, bun, python, bash or nc to try it with")
+
+
+def within(seconds: float, ask: Callable[[], str]) -> str:
+    """What ``ask`` gives, in a thread that is left alone after ``seconds``; that a host did not answer is then said for it.
+
+    A shell has no deadline of its own for a connection, and the engine waits for a program as long as it runs.
+
+    >>> within(0.01, lambda: str(threading.Event().wait(0.2)))
+    'seen=ETIMEDOUT'
+    """
+    said: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            said.set_result(ask())
+        except BaseException as error:
+            said.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return said.result(seconds)
+    except FutureTimeout:
+        return "seen=ETIMEDOUT"
 
 
 def meaning(word: str, host: str, port: int, how: str) -> Line:
@@ -200,8 +231,25 @@ def _in_container(client: "DockerClient", seen: Seen, way: Way) -> str:
     return raw.decode("utf-8", "replace")
 
 
+@contextmanager
+def _removed(client: "DockerClient", name: str) -> Iterator[None]:
+    import docker.errors
+
+    try:
+        yield
+    finally:
+        with suppress(docker.errors.APIError):  # gone, or going
+            client.api.remove_container(name, force=True, v=True)
+
+
 def _beside(
-    client: "DockerClient", way: Way, image_id: str, network: str, others: Sequence[str], labels: dict[str, str]
+    client: "DockerClient",
+    name: str,
+    way: Way,
+    image_id: str,
+    network: str,
+    others: Sequence[str],
+    labels: dict[str, str],
 ) -> str:
     import docker.errors
 
@@ -211,7 +259,7 @@ def _beside(
             image_id,
             entrypoint=[way.program],
             command=list(way.arguments),
-            name=f"zero_look_{randomness.token_hex(4)}",
+            name=name,
             labels=labels,
             host_config=api.create_host_config(
                 network_mode=network,
@@ -233,6 +281,3 @@ def _beside(
             if "executable file not found" in str(error.explanation) or "no such file" in str(error.explanation):
                 return ""
             raise
-        finally:
-            with suppress(docker.errors.APIError):  # gone, or going
-                api.remove_container(made["Id"], force=True, v=True)

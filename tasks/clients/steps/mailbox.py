@@ -9,11 +9,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.clients import mailbox
 from tasks.clients.mailbox import Mailbox
-from tasks.clients.secrets import redact
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.existing import take_up_container
 from tasks.clients.steps.operation import glance
-from tasks.clients.work import Work
 from tasks.errors import NotConfigured, Unhealthy
 
 
@@ -27,7 +25,7 @@ async def send(client: str, to: str, subject: str, body: str) -> str:
         Unhealthy: it does not run.
         Unreachable, Refused: what it answered.
     """
-    async with _opened(client) as (_, box):
+    async with _opened(client) as box:
         number = await box.send(to, subject, body)
     return f"{client}: Zero took the mail to {to}{f' (its id there: {number})' if number else ''}"
 
@@ -39,13 +37,12 @@ async def latest(client: str, limit: int) -> str:
     Raises:
         NotFound, NotConfigured, Unhealthy, Unreachable, Refused: as for ``send``.
     """
-    async with _opened(client) as (work, box):
+    async with _opened(client) as box:
         mails = await box.latest(limit)
-        secrets = work.secret_values
     names = ("id", "to", "subject", "text", "at")
     said = mailbox.sentence(client, mails, limit)
     await acreate_table_artifact(
-        [{name: redact(getattr(mail, name), secrets) for name in names} for mail in mails],
+        [{name: getattr(mail, name) for name in names} for mail in mails],
         key=f"emails-{client}",
         description=said,
     )
@@ -53,7 +50,7 @@ async def latest(client: str, limit: int) -> str:
 
 
 @asynccontextmanager
-async def _opened(client: str) -> AsyncIterator[tuple[Work, Mailbox]]:
+async def _opened(client: str) -> AsyncIterator[Mailbox]:
     """The client's e-mail API, when its container runs and there is a token."""
     async with glance(client, "mail") as work:
         client_blocks.take_secrets(work, await take_up_container(work))
@@ -68,4 +65,4 @@ async def _opened(client: str) -> AsyncIterator[tuple[Work, Mailbox]]:
             raise Unhealthy(
                 f"the Zero of {client} does not run (its container is {state})", f"run start-zero for {client}"
             )
-        yield work, Mailbox(client, work.base, work.given.api_token, block)
+        yield Mailbox(client, work.base, work.given.api_token, block, work.secret_values)

@@ -50,16 +50,16 @@ async def look(client: str, changes: SpecChanges) -> Outlook:
                     in_thread(provisioning.look_at_database, work),
                     client_blocks.learn_type(work),
                 )
-            except Exception:
+                serving = (
+                    work.container is not None
+                    and work.container.running
+                    and work.port is not None
+                    and await readiness.serves(work.base, work.spec.probe)
+                )
+                provisioning.decide(work, serving)
+            except BaseException:  # a cancelled run, too
                 await in_thread(image_choice.let_go, work)
                 raise
-            serving = (
-                work.container is not None
-                and work.container.running
-                and work.port is not None
-                and await readiness.serves(work.base, work.spec.probe)
-            )
-        provisioning.decide(work, serving)
         if not work.steps and work.given == work.secrets:
             return Outlook([], work.differences, await in_thread(provisioning.nothing_to_do, work))
         for step in work.steps:

@@ -6,6 +6,8 @@ import secrets
 import pytest
 
 from flows.clients.build_image import build_zero_image
+from tasks.clients import provisioning
+from tasks.errors import Conflict
 from tasks.registry import queries
 from tasks.registry.names import LABEL_COMMIT, LABEL_URL
 from tests.flows.clients.test_provision import nothing_made, page_of, run, wanted
@@ -96,3 +98,17 @@ async def test_a_login_is_sent_to_its_own_registry_only_and_a_missing_one_is_nam
     assert other.is_failed()
     assert f"the block {name} is for the registry ghcr.io, and {image} comes from registry.invalid" in other.message
     assert "hunter22" not in other.message
+
+
+async def test_a_refusal_after_the_build_leaves_nothing_of_the_client_either(
+    house, zero_image, docker_client, postgres_server, repository, url, tag, slug, monkeypatch
+):
+    def refused(*_):
+        raise Conflict("something is in the way", "move it")
+
+    repository.commit({"Dockerfile": f"FROM {zero_image}\n"})
+    monkeypatch.setattr(provisioning, "decide", refused)
+    state = await run(slug, wanted(tag, repo_url=url))
+    assert state.is_failed() and "something is in the way" in state.message
+    assert docker_client.images.get(tag), "it was not built, so nothing was tried here"
+    assert nothing_made(house, docker_client, postgres_server, slug)

@@ -82,6 +82,19 @@ async def test_a_container_is_stopped_started_and_restarted_and_each_says_what_w
     assert after["State"]["StartedAt"] > started["State"]["StartedAt"]
 
 
+async def test_a_stop_of_what_an_upgrade_left_stopped_keeps_its_way_back_from_starting_it(
+    house, zero_image, slug, docker_client
+):
+    await run(slug, wanted(zero_image))
+    await stop(slug)
+    old = {"container_id": inspected(docker_client, slug)["Id"], "running": True, "status": "running"}
+    left = {"operation": "upgrade", "phase": "copying the database", "before": {**old, "restart": "no", "retries": 0}}
+    queries.update_instance(house, slug, pending=left)
+    assert "was already stopped" in (await stop(slug)).message
+    after = queries.get_instance(house, slug).pending["before"]
+    assert (after["running"], after["status"]) == (False, Status.STOPPED)
+
+
 async def test_one_that_fails_hides_no_other_and_all_leaves_out_what_is_not_enabled(
     house, zero_image, slugs, docker_client
 ):

@@ -4,7 +4,7 @@ import httpx
 import pytest
 import respx
 
-from tasks.clients.mailbox import Mailbox
+from tasks.clients.mailbox import SHOWN, Mailbox
 from tasks.errors import FleetError, NotFound, Refused, Unreachable
 
 BOX = Mailbox("acme", "http://127.0.0.1:20999", "the-token", "zero-acme")
@@ -54,6 +54,21 @@ async def test_a_mail_that_was_taken_gives_its_id_and_carries_the_token():
     assert route.calls.last.request.headers["authorization"] == "Bearer the-token"
     respx.post(SEND).respond(202, text="queued")
     assert await BOX.send("ada@example.org", "Hi", "text") == ""
+
+
+@respx.mock
+async def test_a_secret_of_the_client_that_a_mail_quotes_is_taken_out_before_it_is_cut():
+    password = "a-password-of-32-characters-0123"
+    box = Mailbox("acme", BOX.base, "the-token", "zero-acme", ("the-token", password))
+    row = {"id": 1, "subject": password, "body": "x" * (SHOWN - 10) + password}
+    respx.get(LIST).respond(200, json=[row])
+    (mail,) = await box.latest(1)
+    assert mail.subject == "***"
+    assert "a-pass" not in mail.text
+    respx.post(SEND).respond(400, json={"error": "y" * 140 + password})
+    with pytest.raises(Refused) as raised:
+        await box.send("ada@example.org", "Hi", "text")
+    assert "a-pass" not in str(raised.value)
 
 
 @respx.mock
