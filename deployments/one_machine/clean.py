@@ -32,7 +32,7 @@ def clean(place: Stack, say: Callable[[str], None], confirmed: str | None) -> No
     # After `make down` the daemon may be stopped, with our containers still on its disk.
     if engine.ensure(place.logs / "dockerd.log", say):
         (place.run / "dockerd-is-ours").touch()
-    removed = containers.remove_all(place.fleet)
+    removed = containers.remove_all(place.fleet, containers_of(place))
     if removed:
         say(f"removed {', '.join(removed)}")
     if (place.state / "demo").exists():
@@ -62,11 +62,20 @@ def clients_at_stake(place: Stack) -> list[str]:
 
 def clients_of(place: Stack) -> list[str]:
     """The slugs in the SQLite registry of this state folder."""
+    return _registry(place, "SELECT slug FROM client ORDER BY slug")
+
+
+def containers_of(place: Stack) -> list[str]:
+    """The ids of clients' containers in the SQLite registry of this state folder."""
+    return _registry(place, "SELECT container_id FROM zero_instance WHERE container_id IS NOT NULL")
+
+
+def _registry(place: Stack, query: str) -> list[str]:
     file: Path = place.state / "registry.sqlite"
     if not file.exists():
         return []
     try:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
-            return [row[0] for row in connection.execute("SELECT slug FROM client ORDER BY slug")]
+            return [row[0] for row in connection.execute(query)]
     except sqlite3.Error:
         return []

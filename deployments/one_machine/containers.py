@@ -136,8 +136,12 @@ def ensure_network(fleet: str, network: str, demo: Path | None = None) -> str:
         client.close()
 
 
-def remove_all(fleet: str) -> list[str]:
-    """Remove the fleet's containers and networks for good; the containers' names."""
+def remove_all(fleet: str, adopted: Iterable[str] = ()) -> list[str]:
+    """Remove the fleet's containers and networks for good; the containers' names.
+
+    Args:
+        adopted: ids of containers that were made by hand and taken over, which have no label of ours.
+    """
     from docker.errors import APIError
 
     names = []
@@ -147,6 +151,11 @@ def remove_all(fleet: str) -> list[str]:
             with contextlib.suppress(APIError):
                 client.api.remove_container(found["Id"], force=True, v=True)
             names.append(name(found))
+        for one in adopted:
+            with contextlib.suppress(APIError):  # gone, or removed by its label
+                called = client.api.inspect_container(one)["Name"].lstrip("/")
+                client.api.remove_container(one, force=True, v=True)
+                names.append(called)
         for network in client.api.networks(filters={"label": f"{LABEL_FLEET}={fleet}"}):
             with contextlib.suppress(APIError):
                 client.api.remove_network(network["Id"])

@@ -14,7 +14,7 @@ import importlib
 import json
 import logging
 import os
-import runpy
+import select
 import selectors
 import signal
 import socket
@@ -22,7 +22,6 @@ import struct
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.errors import PydanticUndefinedAnnotation
 
+from deployments.one_machine.flow_engine import run
 from deployments.one_machine.flow_process import (
     DECLINED,
     FOLDER,
@@ -43,7 +43,6 @@ from deployments.one_machine.flow_process import (
 )
 from deployments.one_machine.settings import ROOT
 
-ENGINE = "prefect.engine"
 DECISIVE = ("PREFECT_", "PYTHON", "LD_", "ZERO_FLEET_ROOT")
 """Beginnings of the variables that Python or Prefect have read when a fork begins."""
 PER_RUN = "PREFECT__"
@@ -63,13 +62,19 @@ LATE = (
 )
 """Modules that are imported inside of functions, in nearly every run."""
 
+AGAIN_SECONDS = 15
 log = logging.getLogger("flow_launcher")
 
 
 def main() -> None:
     """Import everything, then fork until a signal ends this process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    preload(entrypoints(ROOT))
+    try:
+        preload(entrypoints(ROOT))
+    except Exception as error:  # a change that is half made, or wrong: the runs say what, as they import for themselves
+        log.info("cannot import (%s: %s); trying again in %d s", type(error).__name__, error, AGAIN_SECONDS)
+        time.sleep(AGAIN_SECONDS)
+        _anew()
     build_models("prefect")
     imported = Imported.now()
     gc.freeze()  # so that a fork's collections do not copy every page
@@ -78,8 +83,13 @@ def main() -> None:
     asked = Launcher(listener, imported, decisive(worker_environment())).serve()
     if asked is None:
         log.info("a file that was imported has changed; starting anew")
-        os.execv(sys.executable, [sys.executable, "-m", "deployments.one_machine.flow_launcher"])  # noqa: S606
-    asked.become_flow()
+        _anew()
+    else:
+        asked.become_flow()
+
+
+def _anew() -> None:
+    os.execv(sys.executable, [sys.executable, "-m", "deployments.one_machine.flow_launcher"])  # noqa: S606
 
 
 def entrypoints(root: Path) -> list[str]:
@@ -183,44 +193,47 @@ class Asked:
     """In a fork: what its asker handed over.
 
     Args:
-        handles: file descriptors of its output, its errors and its folder.
+        handles: file descriptors of its output, its errors, its folder, and where to say the exit code.
+        asker: the connection, open as long as its asker is there.
     """
 
     environment: Mapping[str, str]
     handles: Sequence[int]
+    asker: socket.socket
 
     def become_flow(self) -> None:
         """Take what is the asker's, and run Prefect's engine to its end."""
-        out, errors, folder = self.handles
+        out, errors, folder, end = self.handles
         os.dup2(out, 1)
         os.dup2(errors, 2)
         os.fchdir(folder)
-        for handle in self.handles:
+        for handle in (out, errors, folder):
             os.close(handle)
         os.environ.clear()
         os.environ.update(self.environment)
         name_process(name_of(self.environment.get("PREFECT__FLOW_RUN_ID", "")))
         time.tzset()
         logging.getLogger().handlers.clear()
-        sys.modules.pop(ENGINE, None)  # it was imported for other things, and would warn
-        code: object = 1
-        try:
-            runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        except BaseException:
-            traceback.print_exc()
-        _end(code)
+        threading.Thread(target=_die_with, args=(self.asker,), daemon=True).start()
+        _end(run(), end)
 
 
-def _end(code: object) -> None:
+def _die_with(asker: socket.socket) -> None:
+    """Kill this process when who asked for it is gone, whatever the launcher does meanwhile."""
+    watch = select.poll()
+    watch.register(asker, select.POLLRDHUP)
+    watch.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end(code: int, end: int) -> None:
     """End this process as Python would, but for taking the heap apart (0.1 s of a fork, which copies each page for it)."""
     threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its forks
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    os.write(end, str(code).encode())
+    os._exit(code)
 
 
 @dataclass
@@ -267,11 +280,14 @@ class Launcher:
         self.selector.unregister(asker)
         handles = list[int]()
         try:
-            request, handles, _, _ = socket.recv_fds(asker, MAX_MESSAGE, 3)
+            request, handles, _, _ = socket.recv_fds(asker, MAX_MESSAGE, 4)
+            if not request:  # gone again
+                asker.close()
+                return None
             environment = json.loads(request)
             refusal = self._refusal(asker, environment)
             if not refusal:
-                return self._fork(asker, Asked(environment, handles))
+                return self._fork(asker, Asked(environment, handles, asker))
             log.info("declined: %s", refusal)
             asker.send(DECLINED)
         except (OSError, ValueError) as error:
@@ -299,7 +315,6 @@ class Launcher:
             die_with_parent(launcher)
             self.selector.close()
             self.listener.close()
-            asker.close()
             for other in self.forks.values():
                 os.close(other.handle)
                 other.asker.close()
@@ -311,20 +326,14 @@ class Launcher:
         self.selector.register(fork.handle, selectors.EVENT_READ, lambda: self._ended(fork))
         self.selector.register(asker, selectors.EVENT_READ, lambda: self._told(fork))
         with contextlib.suppress(OSError):  # who asked is gone already: the socket's end tells it
-            asker.send(FORKED)
+            socket.send_fds(asker, [FORKED], [fork.handle])
         return None
 
     def _told(self, fork: Fork) -> None:
-        """A signal to pass on, or the asker's end: then the fork's."""
-        if fork.pid not in self.forks:
-            return
-        try:
-            said = fork.asker.recv(16)
-        except OSError:
-            said = b""
-        if not said:
+        """The asker's end: then its fork's, which sees it too unless it stands still."""
+        if fork.pid in self.forks:
             self.selector.unregister(fork.asker)
-        signal.pidfd_send_signal(fork.handle, said[0] if said else signal.SIGKILL)
+            signal.pidfd_send_signal(fork.handle, signal.SIGKILL)
 
     def _ended(self, fork: Fork) -> None:
         del self.forks[fork.pid]

@@ -2,13 +2,14 @@
 
 Half of a short run's time went into importing Prefect and the flows (1.5 s of processor, measured); the launcher has them
 imported. This program asks it for a fork, hands over its environment, folder and output, passes the worker's signals on,
-and ends as the flow ends. Only Python's own library is used, and no site-packages: it starts in 30 ms.
+and ends as the flow ends; once there is a fork, neither waits for the launcher any more. Only Python's own library is used, and no site-packages: it starts in 30 ms.
 
 A worker that is killed can neither watch nor end its flows; one that goes on alone would hold its client's lock while the
 operator tries again. Linux's parent-death signal survives exec; elsewhere a thread watches the parent. A fork dies with
-this process, because the launcher sees the connection close.
+this process, because it sees the connection close, and with the launcher.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -24,12 +25,15 @@ PR_SET_NAME = 15
 SOCKET = "flows.sock"
 """In the folder that the variable FOLDER names."""
 FOLDER = "ZERO_FLEET_LAUNCHER"
+ENGINE = "deployments.one_machine.flow_engine"
 FORWARDED = (signal.SIGTERM, signal.SIGINT)
 ANSWER_SECONDS = 10.0
 """For a launcher that is there but does not answer: it stands still, and the run must not."""
+LAST_WORD_SECONDS = 2.0
+"""For the launcher to say by which signal a fork ended that said nothing itself."""
 MAX_MESSAGE = 1 << 20
 HELLO, FORKED, DECLINED = b"hello", b"forked", b"declined"
-"""What the launcher says: to who connects, and to who asked; last comes the exit code."""
+"""What the launcher says: to who connects, and to who asked, with a handle of the fork; last comes the exit code."""
 
 
 def main() -> None:
@@ -39,12 +43,12 @@ def main() -> None:
         die_with_parent(parent)
         code = _forked()
         if code is None:
-            os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])  # noqa: S606
+            os.execv(sys.executable, [sys.executable, "-m", ENGINE])  # noqa: S606
         _end(code)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     import runpy
 
-    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
 
 
 def die_with_parent(parent: int) -> None:
@@ -75,36 +79,61 @@ def _forked() -> int | None:
     connection = _connected(folder) if folder else None
     if connection is None:
         return None
-    # From here on a signal of the worker is told to the launcher between two looks; one that comes earlier waits.
+    # From here on a signal of the worker is passed on between two looks; one that comes earlier waits.
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     for number in FORWARDED:
         signal.signal(number, lambda got, _frame: os.write(tell, bytes([got])))
-    try:
-        greeted = connection.recv(16) == HELLO
-        if greeted:
-            asked = json.dumps(dict(os.environ)).encode()
-            here = os.open(".", os.O_RDONLY)
-            socket.send_fds(connection, [asked], [1, 2, here])
-        accepted = greeted and connection.recv(16) == FORKED
-    except OSError:  # it stands still, or it died: nothing was started, and what was dies with the connection
-        accepted = False
-    if not accepted:
+    ended, end = os.pipe()
+    fork = _ask(connection, end)
+    os.close(end)
+    if fork is None:
         connection.close()
         for number in FORWARDED:
             signal.signal(number, signal.SIG_DFL)
         if select.select([told], [], [], 0)[0]:
             os.kill(os.getpid(), os.read(told, 1)[0])
         return None
-    connection.settimeout(None)
-    answers = connection.fileno()
     while True:
-        ready = select.select([answers, told], [], [])[0]
+        ready = select.select([ended, told], [], [])[0]
         if told in ready:
-            connection.send(os.read(told, 1))
-        if answers in ready:
-            said = connection.recv(16)
-            return int(said) if said else -signal.SIGKILL  # the launcher was killed, and its forks with it
+            _pass_on(fork, os.read(told, 1)[0])
+        if ended in ready:
+            said = os.read(ended, 16)
+            return int(said) if said else _last_word(connection)
+
+
+def _ask(connection: socket.socket, end: int) -> int | None:
+    """A handle (pidfd) of the fork; None: there is none.
+
+    Args:
+        end: where the fork says its exit code, and which closes when it ends in another way.
+    """
+    try:
+        if connection.recv(16) != HELLO:
+            return None
+        here = os.open(".", os.O_RDONLY)
+        socket.send_fds(connection, [json.dumps(dict(os.environ)).encode()], [1, 2, here, end])
+        os.close(here)
+        said, handles, _, _ = socket.recv_fds(connection, 16, 1)
+        return handles[0] if said == FORKED else None
+    except OSError:  # it stands still, or it died: nothing was started, and what was dies with the connection
+        return None
+
+
+def _pass_on(fork: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended
+        signal.pidfd_send_signal(fork, number)
+
+
+def _last_word(connection: socket.socket) -> int:
+    """How a fork ended that did not say so itself: killed, and by which signal only the launcher can know."""
+    try:
+        connection.settimeout(LAST_WORD_SECONDS)
+        said = connection.recv(16)
+    except OSError:
+        said = b""
+    return int(said) if said else -signal.SIGKILL
 
 
 def _connected(folder: str) -> socket.socket | None:

@@ -41,7 +41,7 @@ def main() -> None:
     app = create_app(final=True)
     # What is imported stays; looking through it again and again took a twentieth of the server's time, 0.3 s at once.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(7_000, 10, 10)
     uvicorn.run(
         app,
         host="127.0.0.1",

@@ -40,9 +40,9 @@ LAUNCHER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from deployments.one_machine import flow_launcher
+from deployments.one_machine import flow_engine, flow_launcher
 import an_imported
-flow_launcher.ENGINE, flow_launcher.ROOT = "an_engine", Path(sys.argv[1])
+flow_engine.ENGINE, flow_launcher.ROOT = "an_engine", Path(sys.argv[1])
 flow_launcher.preload = lambda modules: None
 Path(sys.argv[1], "settings.json").write_text(json.dumps(flow_launcher.decisive(flow_launcher.worker_environment())))
 flow_launcher.main()
@@ -190,6 +190,14 @@ def test_the_flow_dies_with_who_asked(launching):
     assert launching.ask().wait(5) == 0, "the launcher went with it"
 
 
+def test_a_flow_that_stands_still_dies_with_who_asked_too(launching):
+    asked = launching.ask(WHAT="wait")
+    fork = int(str(first_line(asked)["pid"]))
+    os.kill(fork, signal.SIGSTOP)
+    asked.kill()
+    assert gone(fork)
+
+
 def test_who_asked_dies_with_its_worker(launching):
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', {flow_process.__file__!r}])"
     worker = subprocess.Popen(
@@ -200,6 +208,22 @@ def test_who_asked_dies_with_its_worker(launching):
     fork = int(str(first_line(worker)["pid"]))
     worker.kill()
     assert gone(fork)
+
+
+def test_a_launcher_that_stands_still_keeps_no_flow_from_its_end(launching):
+    asked = [launching.ask(WHAT="wait") for _ in range(3)]
+    forks = [int(str(first_line(one)["pid"])) for one in asked]
+    launching.process.send_signal(signal.SIGSTOP)
+    try:
+        asked[0].terminate()
+        assert asked[0].wait(5) == 7
+        asked[1].kill()
+        assert gone(forks[1])
+        os.kill(forks[2], signal.SIGTERM)
+        assert asked[2].wait(5) == 7
+    finally:
+        launching.process.send_signal(signal.SIGCONT)
+    assert launching.ask().wait(5) == 0
 
 
 def test_flows_die_with_the_launcher_and_their_worker_learns_it(launching):

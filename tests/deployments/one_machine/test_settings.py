@@ -1,5 +1,6 @@
 """Settings of the one-machine stack that are refused before anything starts, and what does without them."""
 
+import secrets
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from deployments.one_machine.settings import ROOT, Stack, stack
 from deployments.one_machine.stack import Recipe, require_right, status, up
 from tasks.errors import Conflict
 from tests.deployments.one_machine.running import bare_environment
+from tests.standins.zero.build import TAG, build
 
 
 @pytest.mark.parametrize("given", ["9-1", "20000", "80-90", "20000-70000", "2e4-3e4", "29999-20000", "-"])
@@ -94,6 +96,20 @@ def test_clean_asks_before_it_deletes_clients_of_the_operators_own(docker_client
     if not demo:  # a demo's takes every unused stand-in's image along, those of other tests too
         clean(mine, print, mine.fleet)
         assert not mine.state.exists()
+
+
+def test_clean_takes_a_container_that_was_adopted_too(docker_client, tmp_path):
+    build(TAG, docker_client)
+    mine = with_clients(tmp_path, "bakery", demo=False)
+    name = f"zero_by_hand_{secrets.token_hex(4)}"
+    adopted = docker_client.api.create_container(TAG, name=name)["Id"]
+    with sqlite3.connect(mine.state / "registry.sqlite") as registry:
+        registry.execute("CREATE TABLE zero_instance (client TEXT, container_id TEXT)")
+        registry.execute("INSERT INTO zero_instance VALUES ('bakery', ?), ('acme', NULL), ('gone', 'f00')", (adopted,))
+    said = list[str]()
+    clean(mine, said.append, mine.fleet)
+    assert not docker_client.api.containers(all=True, filters={"id": adopted})
+    assert f"removed {name}" in said
 
 
 def test_clean_does_not_ask_about_the_demos_own_client(docker_client, tmp_path):
