@@ -33,6 +33,7 @@ async def rotate_client_secrets(client: Annotated[str, Field(min_length=1, max_l
         which: Secrets to change. A new better_auth_secret logs everybody out; a new api_token has to be given to whoever calls the e-mail API.
     """
     require_slug(client)
+    which = list(dict.fromkeys(which))
     async with operation(client, "rotate"):
         await look(client)
         async with back_to_the_old_secrets_if_it_fails(client):

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from flows.outcome import NOWHERE, told
 from tasks.clients.steps.mailbox import send
-from tasks.registry.names import require_email, require_slug
+from tasks.registry.names import require_email, require_slug, require_subject
 
 
 @flow(name="send-zero-email", flow_run_name="send through {client}", persist_result=False, result_storage=NOWHERE)
@@ -30,4 +30,5 @@ async def send_zero_email(
     """
     require_slug(client)
     require_email(to)
+    require_subject(subject)
     return await send(client, to, subject, body)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from tasks.clients.secrets import Secrets, fingerprint
 from tasks.errors import InvalidInput, NotConfigured
 from tasks.registry.names import ClientNames
+from tasks.registry.readable import refuse_nul
 from tasks.registry.spec import ZeroSpec, spec_hash
 
 CONTAINER_PORT = 3000
@@ -122,6 +123,8 @@ def build(
     """
     refuse_clashes(spec.extra_env, "extra_env")
     refuse_clashes(own.secret_env, f"secret_env of the block {names.secrets_block}")
+    for name, value in own.secret_env.items():
+        refuse_nul(f"secret_env of the block {names.secrets_block}", name, value)
     url = spec.public_url(host_port)
     local = f"http://localhost:{host_port}"
     environment = {

@@ -190,6 +190,7 @@ def start(work: Work) -> Move:
     except NotFound as error:
         queries.update_instance(work.registry, work.client, status=Status.MISSING, last_error=str(error))
         raise
+    require_made(work)  # without its secrets it could be started, and whether it serves could not be seen
     work.claimed = True
     if move is Move.START:
         provision.start(work)

@@ -32,10 +32,15 @@ def require_slug(value: str) -> str:
 
     >>> require_slug("acme-2")
     'acme-2'
+    >>> require_slug("all")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: no client can be called 'all', which means every client; choose another slug.
     >>> require_slug("acme\\n")
     Traceback (most recent call last):
     tasks.errors.InvalidInput: client 'acme\\n' is no slug; use small letters, digits and single hyphens, starting with a letter, at most 40 characters, like acme or acme-2.
     """
+    if value == "all":
+        raise InvalidInput("no client can be called 'all', which means every client", "choose another slug")
     if len(value) > SLUG_LENGTH or not _SLUG.fullmatch(value):
         shown = value if len(value) <= 60 else value[:57] + "..."
         raise InvalidInput(
@@ -67,6 +72,22 @@ def require_email(value: str) -> str:
     """
     if len(value) > 254 or not _EMAIL.fullmatch(value) or not value.isprintable():
         raise InvalidInput(f"{value[:80]!r} is no e-mail address", "write it like ops@example.org")
+    return value
+
+
+def require_subject(value: str) -> str:
+    """``value`` if it can be a mail's subject: one line of printable signs (RFC 5322, 2.1.1: a line break would begin a header).
+
+    >>> require_subject("Grüße")
+    'Grüße'
+    >>> require_subject("Hi\\r\\nBcc: a@b.example")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: subject 'Hi\\r\\nBcc: a@b.example' has a line break or another control character; write it in one line.
+    """
+    if not value.isprintable():
+        raise InvalidInput(
+            f"subject {value[:80]!r} has a line break or another control character", "write it in one line"
+        )
     return value
 
 

@@ -35,6 +35,7 @@ def refuse_secrets(field: str, variables: Mapping[str, str], cure: str, readable
             raise InvalidInput(
                 f"{field} has {name[:60]!r}, which is no name of a variable", "use letters, digits and _"
             )
+        refuse_nul(field, name, value)
         named = _SECRET_NAME.fullmatch(name) and not name.startswith("NEXT_PUBLIC_")
         if named or _SECRET_VALUE.search(value):
             what = "which looks" if named else "whose value looks"
@@ -43,6 +44,20 @@ def refuse_secrets(field: str, variables: Mapping[str, str], cure: str, readable
                 cure,
             )
         refuse_userinfo(f"{field} {name}", value, cure, readable)
+
+
+def refuse_nul(field: str, name: str, value: str) -> None:
+    """Refuse a value that no environment can hold: a container that has it is made, and does not start.
+
+    Raises:
+        InvalidInput: with the variable, never its value.
+
+    >>> refuse_nul("extra_env", "MOTTO", "all\\0 well")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: extra_env has MOTTO, whose value has a NUL character in it; take that out.
+    """
+    if "\0" in value:
+        raise InvalidInput(f"{field} has {name}, whose value has a NUL character in it", "take that out")
 
 
 def refuse_userinfo(field: str, url: str, cure: str, readable: str = "a spec") -> None:

@@ -11,7 +11,12 @@ REPO_URL = "https://github.com/Mail-0/Zero"
 BRANCH = "staging"
 BAKED = ("NEXT_PUBLIC_APP_URL", "NEXT_PUBLIC_BACKEND_URL")
 """Build arguments that put the public URL into the code which browsers run."""
-IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+IMAGE_NAME = re.compile(
+    r"(?:(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9.-]+:[0-9]+)/)?"
+    rf"{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?|sha256:[0-9a-f]{{64}}"
+)
+"""A reference to an image as Docker takes it (github.com/distribution/reference), or an image's id."""
 _TAG = re.compile(
     r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?"
 )

@@ -57,6 +57,10 @@ async def _settle_upgrade(work: Work, entry: journal.Entry) -> str:
     """
     serves = False
     if await in_thread(upgrade.runs_new, work):
+        get_run_logger().info(
+            "%s: an upgrade was cut off while its new container was tried; waiting until that serves, at most %s s, else it is "
+            "taken back", work.client, work.spec.ready_within,
+        )  # fmt: skip
         try:
             await until_ready(work, entry)
             serves = True

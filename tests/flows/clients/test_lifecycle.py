@@ -13,6 +13,7 @@ import pytest
 from prefect.settings import get_current_settings
 
 from blocks.backups import BackupPolicy
+from blocks.clients import ZeroSecrets
 from blocks.installation import installation
 from flows.clients.logs import zero_logs
 from flows.clients.restart import restart_zero
@@ -93,6 +94,13 @@ async def test_a_stop_of_what_an_upgrade_left_stopped_keeps_its_way_back_from_st
     assert "was already stopped" in (await stop(slug)).message
     after = queries.get_instance(house, slug).pending["before"]
     assert (after["running"], after["status"]) == (False, Status.STOPPED)
+
+
+async def test_a_client_whose_block_was_deleted_is_told_so_and_not_that_a_password_is_wrong(house, zero_image, slug):
+    await run(slug, wanted(zero_image))
+    await ZeroSecrets.adelete(ClientNames(slug).secrets_block)
+    for state in (await start(slug), await restart(slug)):
+        assert state.is_failed() and f"{slug} lacks secrets in its block zero-{slug}" in state.message, state.message
 
 
 async def test_one_that_fails_hides_no_other_and_all_leaves_out_what_is_not_enabled(

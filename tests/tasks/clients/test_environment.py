@@ -1,5 +1,6 @@
 """The container's environment and its hash: pure."""
 
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -20,7 +21,7 @@ from tasks.clients.environment import (
 from tasks.clients.secrets import Secrets, fill, redact
 from tasks.errors import InvalidInput, NotConfigured
 from tasks.registry.names import SLUG_LENGTH, ClientNames, require_slug
-from tasks.registry.spec import SpecChanges, ZeroSpec
+from tasks.registry.spec import SpecChanges, ZeroSpec, check
 
 NAMES = ClientNames("acme")
 GOOGLE = GoogleClient("id", "google-secret")
@@ -164,3 +165,13 @@ def test_changes_and_spec_have_the_same_fields_types_bounds_and_descriptions():
         assert _without_null(field) == _without_null(changes[name]), name
         assert changes[name]["default"] is None, name
         assert changes[name]["description"], name
+
+
+def test_a_value_that_no_environment_can_hold_is_refused_before_a_container_is_made_of_it():
+    with pytest.raises(InvalidInput, match="extra_env has MOTTO, whose value has a NUL"):
+        check(ZeroSpec(extra_env={"MOTTO": "all\0well"}))
+    with pytest.raises(InvalidInput, match="build_args has MOTTO, whose value has a NUL"):
+        check(ZeroSpec(build_args={"MOTTO": "all\0well"}))
+    with pytest.raises(InvalidInput, match="secret_env of the block zero-acme has MOTTO, whose value") as raised:
+        environment(own=replace(OWN, secret_env={"MOTTO": "hunter22\0"}))
+    assert "hunter22" not in str(raised.value)
