@@ -162,8 +162,8 @@ class Stack:
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_UI_API_URL": "/api",
-            # A transaction that has the write lock may need a second connection. With Prefect's 15, twenty runs made at once
-            # took them all to wait for that lock, and the server stood still for the 60 s that SQLite waits.
+            # With Prefect's 15 connections the server twice stood still for SQLite's 60 s when twenty runs were made at once (why is
+            # not proven: perhaps who has the write lock waited for another connection); with these it was not seen.
             "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "15",
             "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "200",
             # So that slots held by a run survive a restart of the server.
