@@ -50,12 +50,13 @@ class PostgresDatabase(Block):
 
 
 class BackupPolicy(Block):
-    """Where backups go, who gets them, and how long a dump may take."""
+    """Where backups go, how many are kept, who gets them, how long they may take, and when to be alarmed."""
 
     _block_type_name = "Zero Fleet Backup Policy"
     _block_type_slug = "zero-fleet-backup-policy"
     _description = (
-        "Where backups are kept, whom they are mailed to, and how long a dump may take. Saved as `backup-policy`."
+        "Where backups are kept and how many, whom they are mailed to and how, how long a dump may take, and what is worth an "
+        "alert. Saved as `backup-policy`."
     )
     _logo_url = HttpUrl("https://cdn.simpleicons.org/backblaze")
     _documentation_url = POSTGRES_DOCS
@@ -72,6 +73,27 @@ class BackupPolicy(Block):
         title="File name",
         description="LOCAL_BACKUP_FILENAME.",
     )
+    must_be_mounted: bool = Field(
+        default=False,
+        title="Folder must be mounted",
+        description="Refuse to back up while neither the folder nor one above it (but /) is a mounted file system. What "
+        "/etc/fstab names is always asked for.",
+    )
+    keep: Literal["dated", "latest only"] = Field(
+        default="dated",
+        title="Keep",
+        description="`dated`: besides the latest, dated files by the three numbers below. `latest only`: one file, as in the "
+        "old way.",
+    )
+    daily: int = Field(
+        default=7, ge=0, le=3660, title="Days kept", description="Of so many days with a backup, the newest."
+    )
+    weekly: int = Field(
+        default=4, ge=0, le=520, title="Weeks kept", description="Of so many weeks with a backup, the newest."
+    )
+    monthly: int = Field(
+        default=6, ge=0, le=120, title="Months kept", description="Of so many months with a backup, the newest."
+    )
     timeout_seconds: int = Field(
         default=300, ge=1, le=86_400, title="Timeout (s)", description="DB_BACKUP_TIMEOUT: of the whole dump."
     )
@@ -87,7 +109,7 @@ class BackupPolicy(Block):
         ge=1,
         le=604_800,
         title="Restore timeout (s)",
-        description="Of the trial restore that verify-backup makes.",
+        description="Of the trial restore that verify-backup makes, and of restore-database.",
     )
     mail_enabled: bool = Field(
         default=False,
@@ -101,6 +123,55 @@ class BackupPolicy(Block):
         max_length=200,
         title="Subject prefix",
         description="EMAIL_BACKUP_SUBJECT_PREFIX.",
+    )
+    age_recipients: list[str] = Field(
+        default_factory=list,
+        title="Encrypt for",
+        description="BACKUP_AGE_RECIPIENTS: age public keys (age1… or ssh-ed25519 …) that mailed files are encrypted for. The "
+        "keys to decrypt stay with you, never here. Empty: not encrypted.",
+    )
+    too_big: Literal["report", "parts"] = Field(
+        default="report",
+        title="When too big to mail",
+        description="`report`: the mail comes without the file and says where it lies. `parts`: the file comes in several "
+        "mails, with the command that joins them.",
+    )
+    max_age_hours: int = Field(
+        default=26, ge=1, le=8784, title="Oldest backup (h)", description="An alert when the newest is older."
+    )
+    max_unverified_days: int = Field(
+        default=8,
+        ge=1,
+        le=366,
+        title="Oldest verified backup (days)",
+        description="An alert when the newest that a trial restore proved is older.",
+    )
+    shrink_percent: int = Field(
+        default=50,
+        ge=1,
+        le=100,
+        title="Sharp fall (%)",
+        description="An alert when a backup is smaller than the one before by more than this.",
+    )
+    disk_days: int = Field(
+        default=14,
+        ge=0,
+        le=366,
+        title="Disk warning (days)",
+        description="An alert when the folder's disk, at the pace of the last weeks, is full within so many days. 0: never.",
+    )
+    parallel: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        title="At once",
+        description="So many databases at once in backup-fleet. 0: half of this machine's processors, at most 4.",
+    )
+    webhook: str = Field(
+        default="",
+        max_length=200,
+        title="Webhook",
+        description="Name of a Zero Fleet Webhook Endpoint block that every finished backup is told to. Empty: none.",
     )
 
 

@@ -9,7 +9,8 @@ from pydantic import Field
 from flows.outcome import NOWHERE, told
 from tasks.backups.report import backed_up
 from tasks.backups.source import target
-from tasks.backups.steps import deliver_backup, dump_database, publish_backup
+from tasks.backups.steps.deliver import deliver_backup
+from tasks.backups.steps.dump import dump_database, publish_backup
 
 Client = Annotated[str, Field(max_length=200)]
 Block = Annotated[str, Field(max_length=200)]

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from flows.outcome import NOWHERE, told
 from tasks.backups.message import address
-from tasks.backups.steps import try_mail
+from tasks.backups.steps.check_mail import try_mail
 
 
 @flow(

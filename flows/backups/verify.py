@@ -9,7 +9,7 @@ from pydantic import Field
 from flows.outcome import NOWHERE, told
 from tasks.backups.report import verified
 from tasks.backups.source import target
-from tasks.backups.steps import targets_to_verify, verify_targets
+from tasks.backups.steps.verify import targets_to_verify, verify_targets
 
 Client = Annotated[str, Field(max_length=200)]
 Block = Annotated[str, Field(max_length=200)]

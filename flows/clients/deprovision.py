@@ -6,7 +6,9 @@ from prefect import flow
 from pydantic import Field
 
 from flows.outcome import NOWHERE, told
-from tasks.backups.steps import deliver_backup, dump_database, publish_backup, targets_to_verify, verify_targets
+from tasks.backups.steps.deliver import deliver_backup
+from tasks.backups.steps.dump import dump_database, publish_backup
+from tasks.backups.steps.verify import targets_to_verify, verify_targets
 from tasks.clients.deprovision import require_confirmed, require_proven
 from tasks.clients.steps.deprovision import drop_database, forget, remove_container, take_stock
 from tasks.clients.steps.operation import operation

@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.outcome import NOWHERE, told
-from tasks.backups.steps import dump_database
+from tasks.backups.steps.dump import dump_database
 from tasks.clients.lifecycle import Clients, check_clean, untouched
 from tasks.clients.outcomes import few, summary
 from tasks.clients.steps.lifecycle import (

@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.outcome import NOWHERE, told
-from tasks.backups.steps import dump_database
+from tasks.backups.steps.dump import dump_database
 from tasks.clients.outcomes import Outcome, few
 from tasks.clients.steps.operation import operation
 from tasks.clients.steps.several import choose, each

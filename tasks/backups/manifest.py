@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -37,6 +37,14 @@ class Manifest:
     """Rows per table, in the dump's own snapshot."""
     large_objects: int
     extensions: list[str]
+    taken_for: str = "regular"
+    """``regular``, or ``safety``: before a restore went over the database."""
+    schema: dict[str, str] = field(default_factory=dict)
+    """A digest per object of the schema, as pg_dump of ``pg_dump_version`` writes it; empty in manifests of 0.1.0."""
+    roles: str = ""
+    """SQL that makes the roles which own something here or were granted something; without passwords."""
+    grants: str = ""
+    """SQL that gives the objects back to their owners, with the rights of others; run after a restore."""
     owners: bool = False
     """False: dumped with --no-owner --no-privileges, so it restores under any role."""
     format: int = FORMAT

@@ -185,8 +185,20 @@ class Delivery(StrEnum):
     OFF = "off"
     PENDING = "pending"
     SENT = "sent"
+    SENT_IN_PARTS = "sent_in_parts"
     SENT_WITHOUT_FILE = "sent_without_file"
     FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """Never delivered, and a newer backup's mail was."""
+
+
+class BackupKind(StrEnum):
+    """Why a backup was made."""
+
+    REGULAR = "regular"
+    """In its turn or by hand: it becomes the latest one."""
+    SAFETY = "safety"
+    """Before a restore went over the database: a file of its own, which is never the latest one."""
 
 
 class BackupRun(SQLModel, table=True):
@@ -198,12 +210,21 @@ class BackupRun(SQLModel, table=True):
     target: str = Field(index=True, max_length=120)
     """``client:<slug>`` or ``database:<block's name>``."""
     run_id: str = Field(max_length=40)
+    kind: BackupKind = Field(default=BackupKind.REGULAR, sa_column=Column(Word(BackupKind), nullable=False))
     started_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    taken_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    seconds: float | None = None
+    """The dump's, from the first connection to the proven file."""
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     status: str = Field(default="running", max_length=20)
     """running, good or failed."""
     error: str | None = None
     path: str | None = None
+    """Of the latest file when this was made; of a safety backup its own."""
+    dated_path: str | None = None
+    """Its dated file; null: none was kept, or it was pruned."""
+    pruned_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    database_bytes: int | None = Field(default=None, sa_type=BigInteger)
     raw_bytes: int | None = Field(default=None, sa_type=BigInteger)
     file_bytes: int | None = Field(default=None, sa_type=BigInteger)
     sha256: str | None = Field(default=None, max_length=64)
@@ -211,8 +232,40 @@ class BackupRun(SQLModel, table=True):
     row_counts: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     delivery: Delivery = Field(default=Delivery.OFF, sa_column=Column(Word(Delivery), nullable=False))
     delivery_error: str | None = None
+    delivery_attempts: int = 0
+    """Runs that tried to mail it."""
+    deliver_after: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """When it is tried again by itself; null: not."""
     recipients: str | None = None
     message_id: str | None = None
     verified_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     verified: bool | None = None
     verify_note: str | None = None
+
+
+class MailState(StrEnum):
+    """What is known of one mail."""
+
+    SENDING = "sending"
+    """It may have arrived: the run that was sending it ended without a word, or the server did."""
+    SENT = "sent"
+    FAILED = "failed"
+
+
+class BackupMail(SQLModel, table=True):
+    """One attempt at one mail of one backup, noted before it is made: so no mail is sent twice without saying so."""
+
+    __tablename__ = "backup_mail"
+
+    id: int | None = Field(default=None, primary_key=True)
+    backup_id: int = Field(index=True)
+    message_id: str = Field(max_length=300)
+    part: int = 0
+    """0: the whole file, or the report without it; else the number of the part."""
+    parts: int = 0
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    state: MailState = Field(default=MailState.SENDING, sa_column=Column(Word(MailState), nullable=False))
+    accepted: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    """Recipients whom the server took it for."""
+    error: str | None = None

@@ -15,8 +15,9 @@ from blocks.installation import installation
 from flows.backups.backup import backup_database
 from flows.backups.check_mail import send_test_email
 from flows.backups.verify import verify_backup
-from tasks.backups import history, steps
+from tasks.backups import history
 from tasks.backups.source import Target
+from tasks.backups.steps import dump as dump_steps
 from tasks.registry.models import BackupRun, Delivery
 from tasks.registry.names import ClientNames
 from tasks.registry.queries import forget_client, register_client
@@ -220,7 +221,7 @@ async def test_a_client_without_its_database_or_password_is_sent_to_provisioning
 
 
 async def test_mailing_can_be_off_and_a_long_dump_shows_its_progress(house, monkeypatch):
-    monkeypatch.setattr(steps, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(dump_steps, "PROGRESS_SECONDS", 0.02)
     await _policy(house, mail_enabled=False)
     name, said = await _run(backup_database, client="flowacme")
     assert name == "Completed" and said.endswith("mailing is off."), said
