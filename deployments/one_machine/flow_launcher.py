@@ -40,6 +40,7 @@ from deployments.one_machine.flow_process import (
     SOCKET,
     die_with_parent,
     name_process,
+    socket_path,
 )
 from deployments.one_machine.settings import ROOT
 
@@ -178,12 +179,8 @@ def listening(folder: Path) -> socket.socket:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / SOCKET).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # The folder's own path may be longer than a socket's (108 bytes).
-        listener.bind(f"/proc/self/fd/{handle}/{SOCKET}")
-    finally:
-        os.close(handle)
+    with socket_path(folder) as path:
+        listener.bind(path)
     listener.listen(64)
     return listener
 

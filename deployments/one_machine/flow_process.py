@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -49,6 +50,20 @@ def main() -> None:
     import runpy
 
     runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+
+
+@contextlib.contextmanager
+def socket_path(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """A path of the launcher's socket in ``folder``, valid in the block: the folder's own may be longer than a socket's (108 bytes).
+
+    Raises:
+        OSError: there is no such folder, or it may not be read.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{handle}/{SOCKET}"
+    finally:
+        os.close(handle)
 
 
 def die_with_parent(parent: int) -> None:
@@ -137,28 +152,24 @@ def _last_word(connection: socket.socket) -> int:
 
 
 def _connected(folder: str) -> socket.socket | None:
-    """The launcher's socket in ``folder``, whose path may be longer than a socket's (108 bytes)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
+    """A connection to the launcher whose socket is in ``folder``; None: nobody listens there."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.settimeout(ANSWER_SECONDS)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
-        connection.connect(f"/proc/self/fd/{handle}/{SOCKET}")
+        with socket_path(folder) as path:
+            connection.connect(path)
     except OSError:
         connection.close()
         return None
-    finally:
-        os.close(handle)
     return connection
 
 
 def _end(code: int) -> None:
     """End as the fork did, by the same signal if it was one."""
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code if code >= 0 else 1)
 

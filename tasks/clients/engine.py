@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks.errors import Conflict, FleetError, Refused, Unreachable
+from tasks.registry.host_ip import on_every_machine
 
 START = "start it (`systemctl start docker`), or correct DOCKER_HOST or the block docker-host, and run again"
 
@@ -115,8 +116,7 @@ def address(host_ip: str, engine: str) -> str:
     >>> address("0.0.0.0", "docker-2.example"), address("10.0.0.5", "docker-2.example"), address("::1", "local")
     ('docker-2.example', '10.0.0.5', '[::1]')
     """
-    anywhere = host_ip in ("", "0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104
-    return engine if anywhere and engine != "local" else usable(host_ip)
+    return engine if on_every_machine(host_ip) and engine != "local" else usable(host_ip)
 
 
 def usable(host_ip: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.health.probes import Answer, Endpoint
+from tasks.registry.host_ip import on_every_machine
 from tasks.registry.models import Status, ZeroInstance
 from tasks.registry.spec import Probe, ZeroSpec
 
@@ -98,7 +99,7 @@ class Stored:
             return None
         if self.host_ip in ("::", "::1") and engine_host == "127.0.0.1":
             engine_host = "::1"
-        host = engine_host if self.host_ip in ("", "0.0.0.0", "::", "127.0.0.1", "::1") else self.host_ip  # noqa: S104
+        host = engine_host if on_every_machine(self.host_ip) else self.host_ip
         name = self.url.partition("://")[2] or f"localhost:{port}"
         return Endpoint(host, port, name, self.probes)
 

@@ -17,9 +17,7 @@ IMAGE_NAME = re.compile(
     rf"{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?|sha256:[0-9a-f]{{64}}"
 )
 """A reference to an image as Docker takes it (github.com/distribution/reference), or an image's id."""
-_TAG = re.compile(
-    r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?"
-)
+_TAG = re.compile(rf"{_PART}(?::[0-9]+)?(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})?")
 """The Docker SDK's own rule for what a built image may be called."""
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@#+-]*")
 _PATH = re.compile(r"[A-Za-z0-9._@+ /-]+")

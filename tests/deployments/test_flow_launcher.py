@@ -17,8 +17,6 @@ import pytest
 from deployments.one_machine import flow_process
 from deployments.one_machine.settings import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no launcher runs there: see stack.up")
-
 ENGINE = """
 import json, os, signal, sys, time
 
@@ -88,9 +86,6 @@ class Launching:
             time.sleep(0.02)
         raise AssertionError(f"the launcher did not say {text!r}: {log}")
 
-    def listens(self) -> None:
-        self.said("ready")
-
 
 @pytest.fixture
 def launching(tmp_path: Path) -> Iterator[Launching]:
@@ -106,7 +101,7 @@ def launching(tmp_path: Path) -> Iterator[Launching]:
             [sys.executable, "-c", LAUNCHER, str(folder)], env=one.environment(), cwd=folder, stdout=log, stderr=log
         )
     try:
-        one.listens()
+        one.said("ready")
         yield one
     finally:
         for process in [*one.asked, one.process]:
@@ -238,6 +233,14 @@ def test_without_a_launcher_it_starts_prefects_engine_itself(launching):
     launching.process.kill()
     launching.process.wait()
     asked = launching.ask(PREFECT__FLOW_RUN_ID="none")
+    _, errors = asked.communicate(timeout=30)
+    assert asked.returncode == 1
+    assert "Invalid flow run id" in errors
+
+
+@pytest.mark.parametrize("folder", ["", "/nobody/made/it"])
+def test_where_no_launcher_ever_was_it_starts_prefects_engine_itself(launching, folder):
+    asked = launching.ask(PREFECT__FLOW_RUN_ID="none", **{flow_process.FOLDER: folder})
     _, errors = asked.communicate(timeout=30)
     assert asked.returncode == 1
     assert "Invalid flow run id" in errors

@@ -9,7 +9,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from blocks.installation import installation
+from blocks.installation import Installation, installation
 from blocks.registry import kinds as registry_kinds
 from blocks.registry import open_registry, registry_in
 from tasks.clients import provisioning
@@ -51,7 +51,7 @@ async def operation(client: str, name: str) -> AsyncIterator[None]:
     registry = registry_in(early)
     await in_thread(require_head, registry)
     run = str(flow_run.id or "none")
-    house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
+    house = _house(settings)
     with ExitStack() as stack:
         holder = hold(
             registry, client, f"run {run[:8]} ({name} {client})", settings.locks, time_zone=settings.time_zone
@@ -89,8 +89,7 @@ async def glance(client: str, name: str) -> AsyncIterator[Work]:
     settings = installation()
     registry = await open_registry()
     await in_thread(require_head, registry)
-    house = House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
-    work = Work(client, str(flow_run.id or "none"), name, house, registry)
+    work = Work(client, str(flow_run.id or "none"), name, _house(settings), registry)
     try:
         yield work
     finally:
@@ -123,6 +122,10 @@ async def together(*acts: Awaitable[Any]) -> None:
     for outcome in await asyncio.gather(*acts, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
+
+
+def _house(settings: Installation) -> House:
+    return House(settings.fleet, settings.network, parse_range(settings.ports), settings.time_zone)
 
 
 def _idle_since(work: Work, asked: datetime) -> bool:
