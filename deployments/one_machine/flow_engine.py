@@ -5,8 +5,11 @@ exception; nobody sets its state any more, and it would be Cancelling for ever (
 """
 
 import os
+import platform
 import runpy
 import sys
+import threading
+import time
 import traceback
 from uuid import UUID
 
@@ -14,8 +17,17 @@ ENGINE = "prefect.engine"
 
 
 def main() -> None:
-    """Run the engine and end as it does."""
+    """Run the engine and end as it does, or with the parent where the system does not see to that."""
+    if platform.system() != "Linux":
+        threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     sys.exit(run())
+
+
+def end_with_parent(parent: int) -> None:
+    """Wait until the process ``parent`` is not our parent any more, then end at once: the run's worker is dead."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def run() -> int:

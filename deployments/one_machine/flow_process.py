@@ -5,7 +5,7 @@ imported. This program asks it for a fork, hands over its environment, folder an
 and ends as the flow ends; once there is a fork, neither waits for the launcher any more. Only Python's own library is used, and no site-packages: it starts in 30 ms.
 
 A worker that is killed can neither watch nor end its flows; one that goes on alone would hold its client's lock while the
-operator tries again. Linux's parent-death signal survives exec; elsewhere a thread watches the parent. A fork dies with
+operator tries again. Linux's parent-death signal survives exec; elsewhere the engine watches its parent. A fork dies with
 this process, because it sees the connection close, and with the launcher.
 """
 
@@ -17,8 +17,6 @@ import select
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
 
 PR_SET_PDEATHSIG = 1
@@ -39,17 +37,12 @@ HELLO, FORKED, DECLINED = b"hello", b"forked", b"declined"
 
 def main() -> None:
     """Bind this process to its parent; then become Prefect's engine, or stand for the fork that is."""
-    parent = os.getppid()
     if platform.system() == "Linux":
-        die_with_parent(parent)
+        die_with_parent(os.getppid())
         code = _forked()
-        if code is None:
-            os.execv(sys.executable, [sys.executable, "-m", ENGINE])  # noqa: S606
-        _end(code)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    import runpy
-
-    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+        if code is not None:
+            _end(code)
+    os.execv(sys.executable, [sys.executable, "-m", ENGINE])  # noqa: S606
 
 
 @contextlib.contextmanager
@@ -80,12 +73,6 @@ def name_process(name: str) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _forked() -> int | None:

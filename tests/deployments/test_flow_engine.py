@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -54,3 +56,31 @@ async def test_the_engine_of_such_a_run_ends_it(prefect_api):
 
 def test_an_engine_without_a_run_says_so_and_settles_nothing():
     assert flow_engine.settle("none") is False
+
+
+ELSEWHERE = "import platform, runpy, sys; platform.system = lambda: 'Darwin'; sys.argv = ['x']; "
+"""Begins a program that takes this machine for one without Linux's parent-death signal."""
+
+
+def test_on_another_system_the_engine_is_started_too(prefect_api):
+    # -I -S as the pool's command has it: neither our tree nor the site-packages are on the path of flow_process itself.
+    code = ELSEWHERE + "runpy.run_path('deployments/one_machine/flow_process.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        env=os.environ | {"PREFECT__FLOW_RUN_ID": "none"}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0 and "prefect" in done.stderr and "No module named" not in done.stderr
+
+
+def test_on_another_system_the_engine_ends_with_its_worker():
+    engine = "import runpy, time; runpy.run_module = lambda *a, **k: time.sleep(60); from deployments.one_machine import flow_engine; flow_engine.main()"
+    worker = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {ELSEWHERE + engine!r}]).pid, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(1)
+        assert child.is_running()
+        parent.kill()
+    child.wait(30)
