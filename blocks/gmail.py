@@ -173,6 +173,3 @@ class GatewayKeys(Block):
     keys: dict[str, SecretStr] = Field(
         default_factory=dict, title="Keys", description="Name of the program to its key."
     )
-    metrics_token: SecretStr = Field(
-        default=SecretStr(""), title="Metrics token", description="For reading the metrics."
-    )

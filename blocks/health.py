@@ -1,7 +1,7 @@
-"""Blocks of the health trade: when to speak, and where to."""
+"""The block of the health trade: when to speak."""
 
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl
 
 DOCS = HttpUrl("https://docs.prefect.io/v3/concepts/events")
 
@@ -32,16 +32,3 @@ class AlertPolicy(Block):
     recipients: list[str] = Field(
         default_factory=list, title="Recipients", description="Who will be mailed. Nothing mails alerts yet."
     )
-
-
-class WebhookEndpoint(Block):
-    """An address that events are posted to, signed."""
-
-    _block_type_name = "Zero Fleet Webhook Endpoint"
-    _block_type_slug = "zero-fleet-webhook-endpoint"
-    _description = "An address that events will be posted to, signed with the key. Nothing posts yet."
-    _logo_url = HttpUrl("https://cdn.simpleicons.org/webhooks")
-    _documentation_url = DOCS
-
-    url: SecretStr = Field(title="URL", description="May hold a token; kept secret therefore.")
-    signing_key: SecretStr = Field(title="Signing key", description="HMAC-SHA256 over the body.")

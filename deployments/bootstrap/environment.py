@@ -43,6 +43,12 @@ class Environment(BaseModel):
     database_url: SecretStr = Field(default=SecretStr(""), description="Your own application's database.")
     zero_postgres_url: SecretStr = Field(default=SecretStr(""), description="The server for clients' databases.")
 
+    backup_webhook_url: SecretStr = Field(
+        default=SecretStr(""), description="Where every finished backup is posted to, signed."
+    )
+    backup_webhook_key: SecretStr = Field(default=SecretStr(""), description="The key that it is signed with.")
+    metrics_token: SecretStr = Field(default=SecretStr(""), description="Bearer token of the gateway's /metrics.")
+
     time_zone: str = Field(default="UTC", description="IANA time zone of schedules and of dates that people read.")
     gateway_url: str = Field(default="http://localhost:8000", description="The gateway's public base URL.")
 

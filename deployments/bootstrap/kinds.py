@@ -10,7 +10,8 @@ from prefect_email import EmailServerCredentials
 from blocks.backups import BackupPolicy, PostgresDatabase
 from blocks.clients import PostgresServer, TwilioCredentials, ZeroSecrets
 from blocks.gmail import GatewayKeys, GmailHandshake, GmailToken, GoogleOAuthClient
-from blocks.health import AlertPolicy, WebhookEndpoint
+from blocks.health import AlertPolicy
+from blocks.webhook import WebhookEndpoint
 
 OURS: tuple[type[Block], ...] = (
     PostgresServer,

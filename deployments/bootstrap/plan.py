@@ -15,13 +15,17 @@ from blocks.backups import BackupPolicy, PostgresDatabase
 from blocks.clients import PostgresServer, TwilioCredentials
 from blocks.gmail import GoogleOAuthClient
 from blocks.health import AlertPolicy
+from blocks.webhook import WebhookEndpoint
 from deployments.bootstrap.environment import Environment
 from deployments.bootstrap.google_files import GoogleFiles
 from deployments.bootstrap.mail_settings import LOOPBACK, mail_server, mailing, recipients, sender
 from deployments.bootstrap.postgres_url import parse_postgres_url
 from deployments.bootstrap.refusals import Refusals
+from tasks.backups.webhook import key_of, require_url
 from tasks.errors import InvalidInput
 from tasks.gmail.endpoints import redirect_uri
+
+WEBHOOK = "backup-webhook"
 
 WITHOUT = {
     "smtp": "no mail can be sent (EMAIL_HOST is not set)",
@@ -30,6 +34,7 @@ WITHOUT = {
     "google-zero": "provision-client has no OAuth client for Zero (GOOGLE_CLIENT_ID is not set)",
     "google-gmail": "connect-gmail cannot send users to Google (GMAIL_CLIENT_ID is not set)",
     "twilio": "Zero sends no text messages (TWILIO_ACCOUNT_SID is not set)",
+    "metrics-token": "the gateway shows no metrics (METRICS_TOKEN is not set)",
     "autumn-key": "each client gets an Autumn key of its own (AUTUMN_SECRET_KEY is not set)",
 }
 """What does not work while a block is neither in the settings nor made by hand."""
@@ -78,6 +83,8 @@ def make_plan(environment: Environment, files: GoogleFiles, given: Iterable[Want
         refusals.attempt(_google_zero, environment),
         refusals.attempt(_google_gmail, environment, files, warnings),
         refusals.attempt(_twilio, environment),
+        refusals.attempt(_webhook, environment),
+        refusals.attempt(_metrics_token, environment),
     ]
     policy = _backup_policy(environment, refusals)
     refusals.settle()
@@ -127,6 +134,7 @@ def _backup_policy(environment: Environment, refusals: Refusals) -> dict[str, An
         "recipients": refusals.attempt(recipients, environment),
         "sender": refusals.attempt(sender, environment),
         "subject_prefix": environment.email_backup_subject_prefix,
+        "webhook": WEBHOOK if environment.backup_webhook_url.get_secret_value() else "",
     }
     return {key: value for key, value in values.items() if value or value is False}
 
@@ -212,6 +220,27 @@ def _twilio(environment: Environment) -> Wanted | None:
         "phone_number": number,
     }
     return Wanted("twilio", TwilioCredentials, values)
+
+
+def _webhook(environment: Environment) -> Wanted | None:
+    url, key = environment.backup_webhook_url, environment.backup_webhook_key
+    if not _all_or_none({"BACKUP_WEBHOOK_URL": url, "BACKUP_WEBHOOK_KEY": key}):
+        return None
+    require_url(url.get_secret_value(), "BACKUP_WEBHOOK_URL")
+    key_of(key.get_secret_value(), "BACKUP_WEBHOOK_KEY")
+    return Wanted(WEBHOOK, WebhookEndpoint, {"url": url, "signing_key": key})
+
+
+def _metrics_token(environment: Environment) -> Wanted | None:
+    token = environment.metrics_token.get_secret_value()
+    if not token:
+        return None
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        raise InvalidInput(
+            "METRICS_TOKEN is no token of 16 or more letters, digits and signs without spaces",
+            "make one with `openssl rand -hex 32`",
+        )
+    return Wanted("metrics-token", Secret, {"value": environment.metrics_token})
 
 
 def _all_or_none(group: Mapping[str, Any]) -> bool:

@@ -1,10 +1,10 @@
 """Where Google is, and where Google sends the user back to. Pure: nothing here opens a connection."""
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
+from tasks.addresses import is_loopback
 from tasks.errors import NotConfigured
 
 GOOGLE_HOSTS = frozenset(
@@ -113,20 +113,6 @@ def is_trusted(url: str) -> bool:
     if is_loopback(parts.hostname or ""):
         return parts.scheme in ("http", "https")
     return parts.scheme == "https" and parts.hostname in GOOGLE_HOSTS and parts.port in (None, 443)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine itself.
-
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "127.0.0.1.example.org", "10.0.0.1")]
-    [True, True, True, False, False]
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def redirect_uri(gateway_url: str) -> str:

@@ -1,8 +1,8 @@
 """Trying the client's Google id and secret at the token endpoint, with a code that nobody ever gave out."""
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from tasks.addresses import is_loopback
 from tasks.clients.diagnosis import Check, Line, bad, good, unknown
 from tasks.clients.environment import GoogleClient
 
@@ -26,11 +26,7 @@ def trusted(url: str) -> bool:
         return False
     if parts.username is not None or any(ord(character) <= 32 or character == "\\" for character in url):
         return False
-    try:
-        loopback = host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if loopback:
+    if is_loopback(host):
         return parts.scheme in ("http", "https")
     return parts.scheme == "https" and host in GOOGLE and port in (None, 443)
 

@@ -158,6 +158,17 @@ def test_google_twilio_and_autumn_make_their_blocks():
     assert "one OAuth client" in plan(values).warnings[0]
 
 
+def test_a_webhook_is_made_and_named_in_the_policy_and_a_metrics_token_is_taken_as_it_stands():
+    values = {"BACKUP_WEBHOOK_URL": "https://h.example.org/?t=hush", "BACKUP_WEBHOOK_KEY": "whsec_" + "c2Vj" * 8}
+    assert saved(values, "backup-webhook") == {
+        "url": "https://h.example.org/?t=hush",
+        "signing_key": "whsec_" + "c2Vj" * 8,
+    }
+    assert saved(values, "backup-policy")["webhook"] == "backup-webhook"
+    assert wanted({}, "backup-webhook") is None and "webhook" not in wanted({}, "backup-policy").values
+    assert saved({"METRICS_TOKEN": "0012345678901234"}, "metrics-token") == {"value": "0012345678901234"}
+
+
 def test_a_credentials_file_stands_in_for_id_and_secret_and_its_redirects_are_checked():
     client = ClientCredentials("from-file", "s", "https://a", "https://t", ("http://localhost:8000/gmail/callback/",))
     made = plan({}, GoogleFiles(client))
@@ -204,6 +215,17 @@ def test_a_credentials_file_stands_in_for_id_and_secret_and_its_redirects_are_ch
             {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "hush", "TWILIO_PHONE_NUMBER": "0664"},
             "TWILIO_PHONE_NUMBER is no number",
         ),
+        ({"BACKUP_WEBHOOK_URL": "https://h/hush"}, "BACKUP_WEBHOOK_URL is set, but BACKUP_WEBHOOK_KEY is empty"),
+        (
+            {"BACKUP_WEBHOOK_URL": "http://h.example.org/hush", "BACKUP_WEBHOOK_KEY": "k" * 24},
+            "BACKUP_WEBHOOK_URL is http, which anybody on the way can read",
+        ),
+        (
+            {"BACKUP_WEBHOOK_URL": "https://h/hush", "BACKUP_WEBHOOK_KEY": "hush"},
+            "BACKUP_WEBHOOK_KEY is neither whsec_ and base64 nor a text of 24 to 200",
+        ),
+        ({"METRICS_TOKEN": "hush"}, "METRICS_TOKEN is no token of 16 or more letters"),
+        ({"METRICS_TOKEN": "hush hush hush hush"}, "METRICS_TOKEN is no token of 16 or more letters"),
     ],
 )
 def test_it_refuses_by_name_and_without_the_secret(values, said):

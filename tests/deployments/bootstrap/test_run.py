@@ -36,7 +36,8 @@ from tasks.registry.revision import require_head
 
 USER = "old-way-42"
 ROOT = Path(__file__).parents[3]
-SECRETS = ("mail-hush", "db-hush", "server-hush", "zero-hush", "gmail-hush", "72727272", "twilio-hush")
+SECRETS = ("mail-hush", "db-hush", "server-hush", "zero-hush", "gmail-hush", "72727272", "twilio-hush", "url-hush")
+WEBHOOK_KEY, METRICS_TOKEN = "webhook-hush-webhook-hush", "metrics-hush-metrics-hush"
 VALUES = {
     "EMAIL_HOST": "smtp.example.org",
     "EMAIL_HOST_USER": "ops@example.org",
@@ -52,10 +53,15 @@ VALUES = {
     "TWILIO_ACCOUNT_SID": "AC1",
     "TWILIO_AUTH_TOKEN": SECRETS[6],
     "TWILIO_PHONE_NUMBER": "+43123456789",
+    "BACKUP_WEBHOOK_URL": f"https://hooks.example.org/{SECRETS[7]}",
+    "BACKUP_WEBHOOK_KEY": WEBHOOK_KEY,
+    "METRICS_TOKEN": METRICS_TOKEN,
 }
 NAMES = {"smtp", "app-database", "postgres-server", "google-zero", "google-gmail", "twilio", "autumn-key"} | {
     "backup-policy",
     "alert-policy",
+    "backup-webhook",
+    "metrics-token",
 }
 
 
