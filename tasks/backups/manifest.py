@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.backups import archive
 from tasks.backups.source import Target
-from tasks.errors import Damaged
+from tasks.errors import Damaged, FleetError
 
 FORMAT = 1
 
@@ -91,6 +91,8 @@ class Made:
     manifest: Manifest
     role: str
     """Of one who may make databases on its server, for the commands that restore by hand."""
+    undated: FleetError | None = None
+    """Why it has no dated file though the policy keeps them."""
 
 
 def beside(path: Path) -> Path:
