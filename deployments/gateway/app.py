@@ -1,5 +1,7 @@
 """The gateway: takes users to Google's consent page and Google's callback back to the waiting flow. It exchanges no code.
 
+Besides, it shows figures to Prometheus (``metrics.py``).
+
 It meets the flow connect-gmail in the handshake's blocks (``blocks/gmail.py``); its public address is the setting
 GATEWAY_URL, never the request's Host header. Its log holds methods, routes and status codes: no query, no id.
 """
@@ -20,7 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from blocks.documents import DoesNotFit, find
 from blocks.gmail import GmailHandshake, GoogleOAuthClient
 from blocks.installation import installation
-from deployments.gateway.pages import SECURITY_HEADERS, page
+from deployments.gateway.metrics import Metrics
+from deployments.gateway.pages import SECURITY_HEADERS, page, plain
 from tasks.clock import now
 from tasks.errors import FleetError, needed
 from tasks.gmail.endpoints import client_of, redirect_uri
@@ -28,6 +31,7 @@ from tasks.gmail.handshake import Verdict, authorization_url, id_of_state, is_id
 
 log = logging.getLogger("zero_fleet.gateway")
 CLIENT_BLOCK = "google-gmail"
+Say = Callable[[str, str, int], Response]
 LONGEST_QUERY = 8192
 """Bytes; Google's callback has some hundred."""
 
@@ -96,36 +100,42 @@ async def callback(request: Request) -> Response:
     )
 
 
-def guarded(route: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
-    """``handler`` at ``route`` for GET alone, with every fault as one sentence and a log line without the query."""
+def guarded(route: str, handler: Callable[[Request], Awaitable[Response]], say: Say = page) -> Route:
+    """``handler`` at ``route`` for GET alone, with every fault as one sentence and a log line without the query.
+
+    Args:
+        say: makes an answer of a title, a sentence and a status.
+    """
 
     async def handle(request: Request) -> Response:
         if request.method != "GET":  # Starlette adds HEAD, which must not use a state up
-            response: Response = page("Not possible", "This address is only for opening in a browser.", 405)
+            response = say("Not possible", "This address can only be read (GET).", 405)
         elif len(request.scope["query_string"]) > LONGEST_QUERY:
-            response = page("Link not known", UNKNOWN, 414)
+            response = say("Link not known", UNKNOWN, 414)
         else:
-            response = await _answer(handler, request, route)
+            response = await _answer(handler, request, route, say)
         log.info("%s %s -> %s", request.method, route, response.status_code)
         return response
 
     return Route(route, handle, methods=["GET"])
 
 
-async def _answer(handler: Callable[[Request], Awaitable[Response]], request: Request, route: str) -> Response:
+async def _answer(
+    handler: Callable[[Request], Awaitable[Response]], request: Request, route: str, say: Say
+) -> Response:
     try:
         return await handler(request)
     except (FleetError, DoesNotFit) as error:
         log.error("%s: %s", route, error)
-        return page("Not possible right now", "This service is not set up yet. Tell its operator to see its log.", 503)
+        return say("Not possible right now", "This service is not set up yet. Tell its operator to see its log.", 503)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         log.error("%s: Prefect's API did not answer (%s)", route, type(error).__name__)
-        return page(
+        return say(
             "Not possible right now", "This service cannot reach its server. Open the link again in a minute.", 503
         )
     except Exception as error:  # its text may hold a code
         log.error("%s: unexpected %s", route, type(error).__name__)
-        return page("Not possible right now", "Something failed here. Open the link again in a minute.", 500)
+        return say("Not possible right now", "Something failed here. Open the link again in a minute.", 500)
 
 
 class SecurityHeaders:
@@ -148,13 +158,18 @@ class SecurityHeaders:
         await self.app(scope, receive, with_headers)
 
 
-def build_app() -> ASGIApp:
-    """The gateway's ASGI application."""
+def build_app(metrics: Metrics | None = None) -> ASGIApp:
+    """The gateway's ASGI application.
+
+    Args:
+        metrics: what answers at /metrics; None: one of its own.
+    """
     app = Starlette(
         routes=[
             guarded("/health", health),
             guarded("/gmail/connect/{id}", connect),
             guarded("/gmail/callback/", callback),
+            guarded("/metrics", (metrics or Metrics()).answer, plain),
         ]
     )
     # A redirect to add a slash would repeat the query.

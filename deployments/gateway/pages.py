@@ -4,7 +4,7 @@ import base64
 import hashlib
 from html import escape
 
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 
 _STYLE = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:18vh auto;padding:0 1rem;color:#222}"
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -28,3 +28,8 @@ def page(title: str, sentence: str, status: int) -> HTMLResponse:
         f"<style>{_STYLE}</style></head><body><h1>{escape(title)}</h1><p>{escape(sentence)}</p></body></html>\n",
         status_code=status,
     )
+
+
+def plain(title: str, sentence: str, status: int) -> PlainTextResponse:
+    """The same for a program: the sentence alone."""
+    return PlainTextResponse(f"{sentence}\n", status_code=status)

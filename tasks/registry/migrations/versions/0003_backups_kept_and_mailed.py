@@ -21,6 +21,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("database_bytes", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("delivery_attempts", sa.Integer(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("deliver_after", UtcDateTime(), nullable=True))
+    op.create_index("ix_backup_run_figures", "backup_run", ["target", "kind", "status", "verified"])
     op.create_table(
         "backup_mail",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -40,6 +41,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("backup_mail")
+    op.drop_index("ix_backup_run_figures", "backup_run")
     with op.batch_alter_table("backup_run") as batch_op:
         for column in (
             "deliver_after",
