@@ -9,6 +9,7 @@ from pydantic import Field
 from flows.outcome import NOWHERE, told
 from tasks.backups.report import backed_up
 from tasks.backups.source import target
+from tasks.backups.steps.announce import announce_backup, failure_announced
 from tasks.backups.steps.deliver import deliver_backup
 from tasks.backups.steps.dump import dump_database, publish_backup
 
@@ -28,13 +29,16 @@ async def backup_database(client: Client | None = None, database: Block | None =
     """Make a proven backup of one database, put it in the place of the previous one, and mail it if mailing is on.
 
     Give exactly one of the two. When the backup is good but its mail was not delivered, the run ends Failed and says both.
+    A webhook, where backup-policy names one, is told how it ended.
 
     Args:
         client: A client's slug: its Zero database is backed up.
         database: The name of a PostgreSQL database block: `app-database` is your own application's.
     """
-    target(client, database)
-    made = await dump_database(client, database)
+    whose = target(client, database)
+    async with failure_announced(whose):
+        made = await dump_database(client, database)
     delivered = await deliver_backup(made)
-    await publish_backup(made, delivered)
+    webhook = await announce_backup(whose, made, delivered, "")
+    await publish_backup(made, delivered, webhook)
     return backed_up(made, delivered)

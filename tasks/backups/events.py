@@ -43,6 +43,8 @@ def finished(
     failed = delivered.error if delivered else None
     data["delivery"] = (delivered.state if delivered else Delivery.OFF).value if made else None
     data["delivery_error"] = str(failed)[:LONGEST] if failed else None
+    again = delivered.next_try if delivered else None
+    data["delivery_next_try"] = _written(again) if again else None
     return {"type": FINISHED, "timestamp": _written(moment), "data": data}
 
 
@@ -58,6 +60,7 @@ _FACTS = (
     "rows",
     "large_objects",
     "server_version",
+    "dated_error",
 )
 
 
@@ -75,6 +78,7 @@ def _facts(made: Made) -> dict[str, Any]:
         "rows": sum(manifest.rows.values()),
         "large_objects": manifest.large_objects,
         "server_version": manifest.server_version,
+        "dated_error": str(made.undated)[:LONGEST] if made.undated else None,
     }
 
 

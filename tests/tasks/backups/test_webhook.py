@@ -156,7 +156,11 @@ async def test_a_no_is_not_asked_again(status):
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_is_not_followed(status):
     said = pytest.raises(Refused, match="write the final address into the block hooks")
-    with receiving() as other, receiving(Answer(status, {"Location": f"http://127.0.0.1:{other.port}/"})) as receiver, said:
+    with (
+        receiving() as other,
+        receiving(Answer(status, {"Location": f"http://127.0.0.1:{other.port}/"})) as receiver,
+        said,
+    ):
         await webhook.post(to(receiver.url), EVENT, QUICK)
     assert (len(receiver.got), len(other.got)) == (1, 0)
 
@@ -228,7 +232,9 @@ def test_a_key_may_lack_its_padding_and_have_a_line_end():
 
 def test_the_event_of_a_good_backup_holds_its_facts_and_no_tables_roles_or_rights():
     failed = Refused("only a@example.org got it", "correct the other")
-    sent = delivery.Delivered(Delivery.FAILED, ["a@example.org"], "it was not delivered to everybody", failed)
+    sent = delivery.Delivered(
+        Delivery.FAILED, ["a@example.org"], "it was not delivered to everybody", failed, 1, MOMENT
+    )
     event = events.finished(MADE.target, MADE, sent, "", "run-1", MOMENT)
     assert event == {
         "type": "backup.finished",
@@ -237,8 +243,9 @@ def test_the_event_of_a_good_backup_holds_its_facts_and_no_tables_roles_or_right
             "target": "client:acme", "client": "acme", "database": None, "status": "good", "error": None,
             "run_id": "run-1", "path": "/backups/acme/latest_backup.sql.gz", "taken_at": "2026-11-20T02:00:01.234Z",
             "seconds": 1.235, "file_bytes": 2000, "raw_bytes": 5000, "database_bytes": 9000, "sha256": "ab" * 32,
-            "tables": 2, "rows": 9, "large_objects": 3, "server_version": "16.4", "delivery": "failed",
+            "tables": 2, "rows": 9, "large_objects": 3, "server_version": "16.4", "dated_error": None, "delivery": "failed",
             "delivery_error": "only a@example.org got it; correct the other.",
+            "delivery_next_try": "2026-11-20T02:00:01.234Z",
         },
     }  # fmt: skip
     assert "hush" not in json.dumps(event) and "mails" not in json.dumps(event)
