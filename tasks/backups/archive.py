@@ -5,7 +5,8 @@ import io
 import os
 import re
 import struct
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tasks.errors import Damaged, FleetError, Refused
 
 OpenFile = io.FileIO | io.BufferedReader
 CHUNK = 1 << 20
+BLOCK = 512 << 10
+"""What the compressor takes at once: halves its memory against 1 MiB and costs no size."""
+EARLY = 32 << 20
+"""Bytes after which the system is asked to begin to write; the last fsync then has little left to wait for."""
 TAIL = 4096
 """Bytes at the end in which the trailer of a complete dump must lie."""
 _COMPLETE = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(\\unrestrict [A-Za-z0-9]+\n\s*)?\Z")
@@ -25,6 +30,7 @@ class _Hashed:
         self._file = file
         self.digest = hashlib.sha256()
         self.size = 0
+        self._begun = 0
 
     def write(self, data: bytes) -> int:
         """Write all of ``data``."""
@@ -33,7 +39,17 @@ class _Hashed:
             left = left[self._file.write(left) :]
         self.digest.update(data)
         self.size += len(data)
+        if self.size - self._begun >= EARLY:
+            self._begin()
         return len(data)
+
+    def _begin(self) -> None:
+        """Let the disk begin with what it was not yet asked for (Linux starts to write before it lets pages go, and these,
+        being dirty, it keeps; where the file system cannot, the fsync at the end does all).
+        """
+        with suppress(AttributeError, OSError):
+            os.posix_fadvise(self._file.fileno(), self._begun, self.size - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.size
 
     def flush(self) -> None:
         """Hand what is buffered to the system."""
@@ -55,7 +71,7 @@ class Archive:
 
         self._file = file
         self._hashed = _Hashed(file)
-        self._gzip = igzip_threaded.open(self._hashed, "wb", compresslevel=2, threads=1, block_size=CHUNK)  # type: ignore[no-untyped-call]
+        self._gzip = igzip_threaded.open(self._hashed, "wb", compresslevel=2, threads=1, block_size=BLOCK)  # type: ignore[no-untyped-call]
         self.raw_bytes = 0
         self.tail = b""
 
@@ -87,23 +103,35 @@ def is_complete(tail: bytes) -> bool:
     return bool(_COMPLETE.search(b"\n" + tail))
 
 
-def prove(file: OpenFile, path: Path, raw_bytes: int | None = None) -> int:
+def prove(
+    file: OpenFile, path: Path, raw_bytes: int | None = None, see: Callable[[bytes], None] = lambda chunk: None
+) -> int:
     """Read the compressed dump ``file`` from its start through the decompressor; the raw bytes it holds.
+
+    Args:
+        raw_bytes: that it has to hold, where they are known.
+        see: is shown all of the dump, piece by piece.
 
     Raises:
         Damaged: it is empty, cut short, altered, or no complete dump.
     """
     held, tail = 0, b""
-    for chunk in decompressed(file, path):
+    for chunk in decompressed(file, path, ahead=False):
         held += len(chunk)
+        see(chunk)
         tail = chunk[-TAIL:] if len(chunk) >= TAIL else (tail + chunk)[-TAIL:]
     if not is_complete(tail) or (raw_bytes is not None and held != raw_bytes):
         raise Damaged(f"{path} is no complete dump (its end is missing)", "make a new backup and keep this file aside")
     return held
 
 
-def decompressed(file: OpenFile, path: Path) -> Iterator[bytes]:
+def decompressed(file: OpenFile, path: Path, ahead: bool = True) -> Iterator[bytes]:
     """The dump in ``file``, from its start, in pieces of at most 1 MiB.
+
+    Args:
+        file: open for reading.
+        path: as it is called in errors.
+        ahead: decompress in a thread of its own, while the caller has something to do with the pieces.
 
     Raises:
         Damaged: it is no gzip file, or is cut short or altered.
@@ -112,7 +140,7 @@ def decompressed(file: OpenFile, path: Path) -> Iterator[bytes]:
 
     file.seek(0)
     try:
-        with igzip_threaded.open(file, "rb", block_size=CHUNK) as reader:  # type: ignore[no-untyped-call]
+        with igzip_threaded.open(file, "rb", threads=1 if ahead else 0, block_size=BLOCK) as reader:  # type: ignore[no-untyped-call]
             while chunk := reader.read(CHUNK):
                 yield chunk
     except (EOFError, ValueError, struct.error, OSError, isal_zlib.error) as error:  # type: ignore[misc]
@@ -157,6 +185,24 @@ def temporary(path: Path) -> Iterator[tuple[io.FileIO, Path]]:
             yield file, part
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def passing(path: Path, suffix: str) -> Iterator[io.FileIO]:
+    """A 0600 file without a name on the disk of ``path``, for what is made and read once; nothing is left of it, even by a kill.
+
+    Where the file system has no files without a name it has one for a moment, of the kind that ``sweep`` removes.
+
+    Raises:
+        Refused: the folder cannot be written.
+    """
+    mark = f".{path.name}.{os.getpid()}."
+    try:
+        file = tempfile.TemporaryFile(buffering=0, prefix=mark, suffix=f"{suffix}.part", dir=path.parent)  # noqa: SIM115
+    except OSError as error:
+        raise disk_error(error, path.parent) from None
+    with file:
+        yield file
 
 
 def sweep(path: Path) -> list[Path]:

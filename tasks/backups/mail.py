@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
-from tasks.backups import replies
+from tasks.backups import providers, replies
 from tasks.backups.archive import OpenFile
 from tasks.backups.message import CHUNK, Letter, encoded
+from tasks.backups.source import mib
 from tasks.errors import FleetError, NotConfigured, Unreachable
 
+T = TypeVar("T")
 SOCKET_SECONDS = 30.0
 """One answer of the server may take so long; after DATA it may scan the mail, so there ten times as long."""
 _SPACED = re.compile(r"\s*[a-z]{4}([\s\xa0]+[a-z]{4}){3}\s*")
@@ -91,6 +93,10 @@ class Session:
                 raise
         else:
             self._smtp = smtplib.SMTP(account.host, account.port, name, timeout=self._seconds)
+        if (
+            self._smtp.sock is not None
+        ):  # the last dot goes at once, and not when the server has acknowledged all before it
+            self._smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._told(Step("connect", f"{self.where.server} answered"))
         self.stage = "tls"
         self._smtp.ehlo_or_helo_if_needed()
@@ -131,7 +137,7 @@ class Session:
 
         Raises:
             TooBig: by the server's announcement or answer.
-            Refused, Unreachable: the sender, or every recipient, was refused.
+            Refused, Unreachable: the sender was refused.
         """
         self.stage = "sender"
         if self.limit and size > self.limit:
@@ -152,14 +158,21 @@ class Session:
                 accepted.append(recipient)
             else:
                 refused[recipient] = replies.refusal("recipient", code, text, self.where, recipient)
-        if not accepted:
-            again = [error for error in refused.values() if replies.worth_again(error)]
-            raise again[0] if again else next(iter(refused.values()))
-        self._told(Step("recipient", f"{', '.join(accepted)} accepted"))
+        if accepted:
+            self._told(Step("recipient", f"{', '.join(accepted)} accepted"))
         return accepted, refused
 
-    def data(self, letter: Letter, file: OpenFile | None, deadline: float) -> str:
+    def data(
+        self, letter: Letter, file: OpenFile | None, deadline: float, handing_over: Callable[[], None] = lambda: None
+    ) -> str:
         """Stream the mail; the server's words of acceptance.
+
+        Args:
+            letter: the mail.
+            file: what is streamed into it.
+            deadline: of the transfer, by the monotonic clock.
+            handing_over: is called when all but the last dot was sent. Without it a server throws the mail away, with it
+                the mail may be delivered: who is killed from here on does not know.
 
         Raises:
             Undecided: it had the whole mail and did not answer.
@@ -173,8 +186,12 @@ class Session:
         assert sock is not None
         for piece in _pieces(letter, file):
             if time.monotonic() > deadline:
-                raise TimeoutError
+                raise Unreachable(
+                    f"the mail of {mib(letter.size)} was not with {self.where.server} in time, the line is too slow for it",
+                    replies.AGAIN,
+                )
             sock.sendall(piece)
+        handing_over()
         try:
             sock.settimeout(self._seconds * 10)
             sock.sendall(b".\r\n")
@@ -203,7 +220,7 @@ class Session:
 def _pieces(letter: Letter, file: OpenFile | None) -> Iterator[bytes]:
     yield letter.head
     if file is not None:
-        file.seek(0)
+        file.seek(letter.offset)
         left = letter.file_bytes
         while left:
             chunk = file.read(min(CHUNK, left))
@@ -226,8 +243,10 @@ def session(
         told: is called with each step that worked.
 
     Raises:
+        Refused: a personal Outlook account, without connecting.
         FleetError: whatever goes wrong in the ``with`` block, classified, with the step that it happened at.
     """
+    providers.require_passwords(account.host, account.username)
     opened = Session(account, seconds, told)
     try:
         opened.open()
@@ -240,13 +259,66 @@ def session(
         opened.close()
 
 
+def limit(account: Account, seconds: float = SOCKET_SECONDS, told: Callable[[Step], None] = lambda step: None) -> int:
+    """Bytes of the largest mail that the account's server takes, by its word or its provider's; 0: not known.
+
+    It logs in for that, so that what is wrong with the account shows before anything is prepared.
+
+    Raises:
+        FleetError: as ``session``.
+    """
+    with session(account, seconds) as opened:
+        most = providers.limit(opened.limit, account.host)
+    words = f"takes mails up to {mib(most)}" if most else "does not say how large a mail may be"
+    told(Step("limit", f"{account.where.server} {words}"))
+    return most
+
+
 @dataclass(frozen=True)
 class Sent:
-    """What a server took."""
+    """What a server took, and from whom it did not; with nobody accepted nothing was sent."""
 
     accepted: list[str]
     refused: dict[str, FleetError]
     reply: str
+    limit: int = 0
+    """Bytes of the largest mail that it takes; 0: not known."""
+
+
+def offer(
+    account: Account,
+    sender: str,
+    recipients: list[str],
+    letter: Letter,
+    file: OpenFile | None = None,
+    seconds: float = SOCKET_SECONDS,
+    total: float = 900.0,
+    told: Callable[[Step], None] = lambda step: None,
+    handing_over: Callable[[list[str]], None] = lambda accepted: None,
+) -> Sent:
+    """Send ``letter`` once, to those recipients whom the server accepts, be it nobody.
+
+    Args:
+        account: through which.
+        sender: envelope sender.
+        recipients: envelope recipients.
+        letter: the mail.
+        file: what is streamed into it; from ``letter.offset`` on as long as ``letter.file_bytes``.
+        seconds: each answer of the server may take so long.
+        total: the whole transfer may take so long.
+        told: is called with each step that worked.
+        handing_over: is called with whom the server accepted, just before it may deliver the mail.
+
+    Raises:
+        TooBig, Undecided, Refused, Unreachable, NotConfigured: classified by ``replies``.
+    """
+    deadline = time.monotonic() + total
+    with session(account, seconds, told) as opened:
+        accepted, refused = opened.envelope(sender, recipients, letter.size)
+        if not accepted:
+            return Sent([], refused, "")
+        reply = opened.data(letter, file, deadline, lambda: handing_over(accepted))
+        return Sent(accepted, refused, reply, providers.limit(opened.limit, account.host))
 
 
 def send(
@@ -259,28 +331,18 @@ def send(
     total: float = 900.0,
     told: Callable[[Step], None] = lambda step: None,
 ) -> Sent:
-    """Send ``letter`` once.
-
-    Args:
-        account: through which.
-        sender: envelope sender.
-        recipients: envelope recipients.
-        letter: the mail.
-        file: what is streamed into it; as long as ``letter.file_bytes``.
-        seconds: each answer of the server may take so long.
-        total: the whole transfer may take so long.
-        told: is called with each step that worked.
+    """Send ``letter`` once, to one recipient at least; arguments as ``offer``'s.
 
     Raises:
-        TooBig, Undecided, Refused, Unreachable, NotConfigured: classified by ``replies``.
+        TooBig, Undecided, Refused, Unreachable, NotConfigured: classified by ``replies``; also when every recipient is refused.
     """
-    deadline = time.monotonic() + total
-    with session(account, seconds, told) as opened:
-        accepted, refused = opened.envelope(sender, recipients, letter.size)
-        return Sent(accepted, refused, opened.data(letter, file, deadline))
+    sent = offer(account, sender, recipients, letter, file, seconds, total, told)
+    if not sent.accepted:
+        raise replies.foremost(sent.refused.values())
+    return sent
 
 
-def send_patiently(attempt: Callable[[], Sent], attempts: int = 3, wait: float = 5.0) -> Sent:
+def send_patiently(attempt: Callable[[], T], attempts: int = 3, wait: float = 5.0) -> T:
     """``attempt`` up to ``attempts`` times, with growing pauses from ``wait`` seconds, only where that may help."""
     import stamina
 

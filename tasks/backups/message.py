@@ -3,6 +3,8 @@
 import base64
 import re
 import shlex
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.headerregistry import Address
@@ -10,6 +12,7 @@ from email.message import EmailMessage, MIMEPart
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 
+from tasks.backups import encryption, parts
 from tasks.backups.manifest import Manifest
 from tasks.backups.source import Target, many, mib
 from tasks.clock import spoken, zone
@@ -18,7 +21,9 @@ from tasks.registry.names import require_email
 
 LINE = 57
 """Raw bytes in one base64 line of 76 characters and CR LF: 78 bytes on the wire."""
-CHUNK = LINE * 1024
+CHUNK = LINE * 420
+"""Read and sent at once: on the wire it fills two TLS records, and it stays in the processor's cache on its way there."""
+_FULL = struct.Struct("76s" * (CHUNK // LINE))
 _BOUNDARY = "=_zero_fleet_{mark}"
 
 
@@ -29,6 +34,8 @@ class Letter:
     head: bytes
     tail: bytes
     file_bytes: int = 0
+    offset: int = 0
+    """Where in the file its bytes begin."""
 
     @property
     def size(self) -> int:
@@ -49,15 +56,49 @@ def encoded_size(count: int) -> int:
 def encoded(chunk: bytes) -> bytes:
     """``chunk`` in base64 lines; all but the last chunk of a file must be a multiple of 57 bytes.
 
-    >>> encoded(b"ab")
-    b'YWI=\\r\\n'
+    >>> encoded(b"ab"), encoded(b"")
+    (b'YWI=\\r\\n', b'')
+    >>> encoded(bytes(CHUNK)) == base64.encodebytes(bytes(CHUNK)).replace(b"\\n", b"\\r\\n")
+    True
     """
     text = base64.b64encode(chunk)
-    return b"".join(text[start : start + 76] + b"\r\n" for start in range(0, len(text), 76))
+    lines: Sequence[bytes] = ()
+    if len(text) == _FULL.size:  # cut in one call: line by line took longer than all the rest of a mail
+        lines = _FULL.unpack(text)
+    else:
+        lines = [text[start : start + 76] for start in range(0, len(text), 76)]
+    return b"\r\n".join((*lines, b""))
 
 
-def subject(prefix: str, target: Target, moment: datetime, time_zone: str) -> str:
-    """The mail's subject: ``<prefix> - <when>``, for a client ``<prefix> <client> - <when>``.
+@dataclass(frozen=True)
+class Load:
+    """What one mail brings of a backup, and what is to be said of it.
+
+    Args:
+        name: the attached file's; empty: none is attached.
+        left_out: why none is.
+        part: its number from 1 on; 0: the file is whole.
+        parts: of how many.
+        keys: how many can decrypt it; 0: it is not encrypted.
+        smaller: the manifest of the file that was compressed harder; None: it is the backup's own.
+        beside: the attached manifest's name; empty: it is not attached.
+        surely: who had this backup mailed before.
+        perhaps: whom an earlier mail of this one may have reached.
+    """
+
+    name: str = ""
+    left_out: str = ""
+    part: int = 0
+    parts: int = 0
+    keys: int = 0
+    smaller: Manifest | None = None
+    beside: str = ""
+    surely: Sequence[str] = ()
+    perhaps: Sequence[str] = ()
+
+
+def subject(prefix: str, target: Target, moment: datetime, time_zone: str, load: Load | None = None) -> str:
+    """The mail's subject: ``<prefix> - <when>``, for a client ``<prefix> <client> - <when>``, and what is to be said of ``load``.
 
     >>> from datetime import UTC
     >>> when = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -65,9 +106,16 @@ def subject(prefix: str, target: Target, moment: datetime, time_zone: str) -> st
     '[AgentAssistant] Backup - 2026-01-02 03:04'
     >>> subject("[AgentAssistant] Backup", Target(client="acme"), when, "Europe/Vienna")
     '[AgentAssistant] Backup acme - 2026-01-02 04:04'
+    >>> subject("Backup", Target(client="acme"), when, "UTC", Load(part=1, parts=4, perhaps=["a@example.org"]))
+    'Backup acme - 2026-01-02 03:04 (part 1 of 4) (an earlier one may have arrived)'
     """
     whose = f" {target.client}" if target.client else ""
-    return f"{' '.join(prefix.split())}{whose} - {spoken(moment, time_zone)}"
+    words = f"{' '.join(prefix.split())}{whose} - {spoken(moment, time_zone)}"
+    if load is not None and load.parts:
+        words += f" (part {load.part} of {load.parts})"
+    if load is not None and load.surely:
+        return f"{words} (sent again)"
+    return f"{words} (an earlier one may have arrived)" if load is not None and load.perhaps else words
 
 
 def facts(manifest: Manifest, path: str, time_zone: str) -> list[tuple[str, str]]:
@@ -84,24 +132,29 @@ def facts(manifest: Manifest, path: str, time_zone: str) -> list[tuple[str, str]
     ]
 
 
-def restore_hint(filename: str, server: str, role: str) -> str:
+def restore_hint(filename: str, server: str, role: str, encrypted: bool = False) -> str:
     """The commands that bring a backup back by hand, into a new database that no client's role can enter.
 
     Args:
         filename: of the backup, as the shell where they are typed finds it.
         server: ``host:port`` of the database.
         role: of one who may make databases there; the new one is theirs.
+        encrypted: whether it is an age file.
 
     >>> print(restore_hint("b.gz", "db:5432", "ops"))
     psql -h db -p 5432 -U ops -d postgres -c 'CREATE DATABASE restored TEMPLATE template0' -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'
     gunzip -c b.gz | psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops -d restored
+    >>> print(restore_hint("b.gz.age", "db:5432", "ops", encrypted=True).splitlines()[1])
+    age -d -i KEY b.gz.age | gunzip | psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops -d restored
     """
     host, _, port = server.rpartition(":")
     where = shlex.join(["-h", host, "-p", port, "-U", role])
+    file = shlex.quote(filename)
+    reading = f"age -d -i KEY {file} | gunzip" if encrypted else f"gunzip -c {file}"
     return (
         f"psql {where} -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'"
         " -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'\n"
-        f"gunzip -c {shlex.quote(filename)} | psql -X -v ON_ERROR_STOP=1 {where} -d restored"
+        f"{reading} | psql -X -v ON_ERROR_STOP=1 {where} -d restored"
     )
 
 
@@ -112,7 +165,13 @@ def restore_advice(target: Target) -> str:
 
 
 def body(
-    target: Target, manifest: Manifest, path: str, filename: str, time_zone: str, role: str, left_out: str = ""
+    target: Target,
+    manifest: Manifest,
+    path: str,
+    filename: str,
+    time_zone: str,
+    role: str,
+    load: Load | None = None,
 ) -> str:
     """The mail's text.
 
@@ -120,19 +179,80 @@ def body(
         target: whose database.
         manifest: what was backed up.
         path: where the file lies on this machine.
-        filename: its name.
+        filename: its name there.
         time_zone: of the moments.
         role: of one who may make databases on its server.
-        left_out: why the file is not attached; empty when it is.
+        load: what the mail brings; None: the whole file, as it lies there.
     """
-    lines = [f"The database of {target.spoken} was backed up.", ""]
-    if left_out:
-        lines += [f"The file is NOT attached: {left_out}.", f"It lies on the machine at {path}.", ""]
+    load = load or Load(filename)
+    brought = load.smaller or manifest
+    whole = (filename if load.parts else load.name) or path
+    lines = [
+        f"The database of {target.spoken} was backed up.",
+        "",
+        *_before(load),
+        *_how_it_comes(load, path, filename),
+    ]
     lines += [f"{name + ':':<10} {value}" for name, value in facts(manifest, path, time_zone)]
-    lines += ["", "To restore it into a new database:", "", *restore_hint(filename, manifest.server, role).splitlines()]
+    if load.smaller:
+        lines += [
+            f"{'Attached:':<10} compressed harder, so that it fits: {mib(brought.file_bytes)}, SHA-256 {brought.sha256}"
+        ]
+    hint = restore_hint(whole, manifest.server, role, bool(load.keys) and not load.parts)
+    lines += ["", "To restore it into a new database:", "", *hint.splitlines()]
     lines += ["", restore_advice(target)]
-    lines += ["", f"To see whether the file is whole:  sha256sum '{filename}'", ""]
+    lines += ["", *_whether_whole(load, filename, brought.sha256), ""]
+    if load.beside:
+        lines += [f"{load.beside} is its manifest: what must be found in the file.", ""]
     return "\n".join(lines)
+
+
+def _before(load: Load) -> list[str]:
+    """What is said of earlier mails of the same backup."""
+    lines = []
+    if load.surely:
+        lines += [f"SENT AGAIN: {', '.join(load.surely)} had this backup mailed before.", ""]
+    if load.perhaps:
+        who = ", ".join(load.perhaps)
+        lines += [f"AN EARLIER MAIL of this backup may have arrived at {who}; if it did, this one brings the same.", ""]
+    return lines
+
+
+def _how_it_comes(load: Load, path: str, filename: str) -> list[str]:
+    """What is said of the attached file before anything else."""
+    if not load.name:
+        return [f"The file is NOT attached: {load.left_out}.", f"It lies on the machine at {path}.", ""]
+    who = "the one who has its key" if load.keys == 1 else f"any of {load.keys} keys"
+    lines = []
+    if load.parts:
+        lines += [
+            f"The file comes in {load.parts} mails, and this is part {load.part} of {load.parts}. Save them all in one "
+            "folder and join them there:",
+            "",
+            parts.join(filename, load.parts, bool(load.keys)),
+            "",
+        ]
+    if load.keys:
+        lines += [
+            f"It is encrypted with age (https://age-encryption.org) for {who}. KEY is the file of that key, or the private "
+            "SSH key.",
+            "",
+        ]
+        if not load.parts:
+            lines += [
+                "To decrypt it:",
+                "",
+                f"age -d -i KEY {shlex.quote(load.name)} > {shlex.quote(load.name.removesuffix(encryption.SUFFIX))}",
+                "",
+            ]
+    return lines
+
+
+def _whether_whole(load: Load, filename: str, digest: str) -> list[str]:
+    """How to see that what arrived is what was sent."""
+    plain = shlex.quote(load.name.removesuffix(encryption.SUFFIX) if load.name and not load.parts else filename)
+    when = " when it is joined" if load.parts else (" when it is decrypted" if load.keys else "")
+    return [f"To see whether the file is whole{when}:", "", f"echo '{digest}  '{plain} | sha256sum -c"]
 
 
 def address(value: str, what: str) -> Address:
@@ -214,6 +334,8 @@ def letter(
     moment: datetime,
     time_zone: str,
     attachment: tuple[str, int] | None = None,
+    offset: int = 0,
+    beside: tuple[str, bytes] | None = None,
 ) -> Letter:
     """Put a mail together.
 
@@ -226,6 +348,8 @@ def letter(
         moment: Date.
         time_zone: of Date.
         attachment: name and size in bytes of the file to be streamed between head and tail.
+        offset: where in that file its bytes begin.
+        beside: name and bytes of a small file that is attached besides.
     """
     outer = EmailMessage(policy=SMTP)
     outer["From"] = sender
@@ -243,15 +367,24 @@ def letter(
     outer["Content-Type"] = f'multipart/mixed; boundary="{boundary}"'
     words = MIMEPart(policy=SMTP)
     words.set_content(text, cte="quoted-printable")
-    file = MIMEPart(policy=SMTP)
-    file["Content-Type"] = "application/gzip"
-    file["Content-Transfer-Encoding"] = "base64"
-    file.add_header("Content-Disposition", "attachment", filename=filename)  # RFC 2231 where the name needs it
     # Folded by hand: the generator would close a multipart that has no parts yet.
     headers = "".join(SMTP.fold(name, value) for name, value in outer.items()).encode() + b"\r\n"
     mark = b"--" + boundary.encode()
-    head = b"".join((headers, mark, b"\r\n", words.as_bytes(), b"\r\n", mark, b"\r\n", file.as_bytes()))
-    return Letter(dot_stuffed(head), mark + b"--\r\n", size)
+    head = b"".join((headers, mark, b"\r\n", words.as_bytes(), b"\r\n", mark, b"\r\n", _attached(filename)))
+    tail = mark + b"--\r\n"
+    if beside is not None:
+        tail = b"".join((mark, b"\r\n", _attached(beside[0]), encoded(beside[1]), tail))
+    return Letter(dot_stuffed(head), tail, size, offset)
+
+
+def _attached(filename: str) -> bytes:
+    """The headers of an attached file, with the empty line after them."""
+    part = MIMEPart(policy=SMTP)
+    kinds = {".gz": "application/gzip", ".json": "application/json"}
+    part["Content-Type"] = kinds.get(filename[filename.rfind(".") :], "application/octet-stream")
+    part["Content-Transfer-Encoding"] = "base64"
+    part.add_header("Content-Disposition", "attachment", filename=filename)  # RFC 2231 where the name needs it
+    return part.as_bytes()
 
 
 def dot_stuffed(text: bytes) -> bytes:

@@ -3,8 +3,10 @@
 import smtplib
 import socket
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tasks.backups.providers import password_advice
 from tasks.errors import FleetError, NotConfigured, Refused, Unreachable
 
 AGAIN = "wait and run it again"
@@ -33,36 +35,6 @@ class TooBig(Refused):
 
 class Undecided(Unreachable):
     """The server had the whole mail and went away before it said so: trying again could deliver it twice."""
-
-
-def password_advice(host: str, username: str) -> str:
-    """What to do about a refused password, by provider.
-
-    >>> password_advice("smtp.gmail.com", "me@gmail.com")[:40]
-    'make an app password at https://myaccoun'
-    """
-    place = f"{host} {username.rpartition('@')[2]}".lower()
-    if "gmail" in place or "google" in place:
-        return "make an app password at https://myaccount.google.com/apppasswords (two-step verification must be on)"
-    if "yandex" in place:
-        return "switch on mail clients at https://mail.yandex.com/#setup/client and make an app password at https://id.yandex.com/security/app-passwords"
-    if "mail.ru" in place or any(one in place for one in ("list.ru", "bk.ru", "inbox.ru")):
-        return "make a password for external applications at https://account.mail.ru/user/2-step-auth/passwords"
-    if personal_outlook(host, username):
-        return "use another provider: personal Outlook accounts take no passwords since September 2024, not even app passwords"
-    if "office365" in place or "outlook" in place:
-        return "let the administrator switch on authenticated SMTP for the mailbox, or use another provider"
-    return "correct user and password in the block smtp"
-
-
-def personal_outlook(host: str, username: str) -> bool:
-    """Whether the account is one of Microsoft's for persons, which refuse every password (535 5.7.139).
-
-    >>> personal_outlook("smtp-mail.outlook.com", "me@hotmail.com"), personal_outlook("smtp.gmail.com", "me@gmail.com")
-    (True, False)
-    """
-    domain = username.rpartition("@")[2].lower()
-    return host.lower() == "smtp-mail.outlook.com" or domain.split(".")[0] in ("outlook", "hotmail", "live", "msn")
 
 
 def said(code: int, text: bytes | str) -> str:
@@ -198,7 +170,7 @@ def failure(stage: str, error: Exception, where: Where, seconds: float) -> Fleet
         isinstance(error, smtplib.SMTPServerDisconnected) and "timed out" in str(error)
     ):
         return Unreachable(
-            f"{where.server} did not answer within {seconds:.0f} s at the step {stage}"
+            f"{where.server} did not answer within {seconds:g} s at the step {stage}"
             + (" (a server that waits for TLS from the first byte is silent like this)" if stage == "connect" else ""),
             "see whether a firewall is in between and the port is right (587 STARTTLS, 465 SSL), and run again",
         )
@@ -232,3 +204,12 @@ def worth_again(error: Exception) -> bool:
     (True, False, False)
     """
     return isinstance(error, Unreachable) and not isinstance(error, Undecided)
+
+
+def foremost(errors: Iterable[FleetError]) -> FleetError:
+    """The one of several refusals that says what to do: too big first, then what waiting mends.
+
+    >>> foremost([Refused("a", "b"), Unreachable("c", "d")]).what
+    'c'
+    """
+    return min(errors, key=lambda error: (not isinstance(error, TooBig), not worth_again(error)))

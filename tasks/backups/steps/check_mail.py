@@ -24,8 +24,9 @@ async def try_mail(recipient: str) -> str:
     sender = message.sender_of(given.sender, tried.username)
     moment, settings = now(), installation()
     identity = message.message_id(f"test.{str(flow_run.id or 'none')[:8]}.{int(moment.timestamp())}", sender.domain)
-    reply = await asyncio.to_thread(
+    came = await asyncio.to_thread(
         delivery.check, tried, sender, recipient, identity, moment, settings.time_zone, teller()
     )
     how = {"SSL": "SSL", "STARTTLS": "STARTTLS", "PLAIN": "no TLS, everything in the clear"}[tried.security]
-    return f"{tried.where.server} took the test mail to {recipient} from {sender.addr_spec} ({how}): {reply}."
+    took = f"{tried.where.server} took the test mail to {recipient} from {sender.addr_spec} ({how}): {came.reply}"
+    return f"{took}; {came.room}."

@@ -21,7 +21,8 @@ FAULTS = {
     "ratelimit": "450 4.2.1 rate limit exceeded",
 }
 """Recipients that are refused at RCPT. Besides: greylist (451 the first time), cut (the connection is cut inside DATA, the
-first time), vanish (it is cut when the whole mail is there), toobig (552 after DATA)."""
+first time), silent (nothing is said to DATA), vanish (it is cut when the whole mail is there, the first time), keepvanish (the same, but the
+mail was stored), toobig (552 after DATA), bigfile (552 after DATA when a file is attached)."""
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Post:
     maildir: Path
     greylisted: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
+    vanished: set[str] = field(default_factory=set)
     connections: int = 0
     _count: Any = field(default_factory=itertools.count)
 
@@ -69,14 +71,18 @@ class Post:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Store a mail, or commit the fault that a recipient asks for."""
         names = {address.partition("@")[0] for address in envelope.rcpt_tos}
-        if "vanish" in names:
+        content = envelope.content
+        assert isinstance(content, bytes)
+        vanishing = names & {"vanish", "keepvanish"} - self.vanished
+        if vanishing:
+            self.vanished |= vanishing
+            if "keepvanish" in vanishing:
+                self.store(content)
             assert server.transport is not None
             server.transport.abort()
             return "421 gone"
-        if "toobig" in names:
+        if "toobig" in names or ("bigfile" in names and b"Content-Disposition: attachment" in content):
             return "552 5.3.4 message too big"
-        content = envelope.content
-        assert isinstance(content, bytes)
         return f"250 2.0.0 stored as {self.store(content).name}"
 
 
@@ -89,6 +95,8 @@ class Server(SMTP):
     async def smtp_DATA(self, arg: str) -> None:
         """As aiosmtpd's, unless a recipient asks for the cut and did not get it yet."""
         assert self.envelope is not None
+        if any(address.startswith("silent@") for address in self.envelope.rcpt_tos):
+            await asyncio.Event().wait()  # until aiosmtpd cancels us
         asked = [address for address in self.envelope.rcpt_tos if address.startswith("cut@")]
         if asked and asked[0] not in self.event_handler.cut:
             self.event_handler.cut.add(asked[0])
@@ -110,7 +118,7 @@ async def serve(
         port: 0 for any.
         cert: PEM certificate; None for a server without TLS.
         key: its key.
-        size: limit announced and kept, in bytes; Gmail's by default.
+        size: limit announced and kept, in bytes; Gmail's by default; 0: none, and nothing announced.
         implicit: TLS from the first byte (as on 465) instead of STARTTLS.
     """
     post.maildir.mkdir(parents=True, exist_ok=True)
@@ -125,7 +133,7 @@ async def serve(
             post,
             hostname="standin.example.org",
             ident="ESMTP stand-in",
-            data_size_limit=size,
+            data_size_limit=size or None,
             tls_context=None if implicit else context,
             require_starttls=context is not None and not implicit,
             auth_required=bool(post.user),

@@ -20,8 +20,8 @@ from tests.standins.smtp.server import Post, serve
 USER, PASSWORD = "fleet@example.org", "abcdefghijklmnop"
 
 
-def certificates(folder: Path, days: int = 2) -> tuple[Path, Path, Path]:
-    """A CA, and a certificate for localhost by it that is good for ``days`` (negative: expired); CA, certificate, key."""
+def certificates(folder: Path, days: int = 2, host: str = "localhost") -> tuple[Path, Path, Path]:
+    """A CA, and a certificate for ``host`` by it that is good for ``days`` (negative: expired); CA, certificate, key."""
     now = datetime.datetime.now(datetime.UTC)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test CA {folder.name}")])
@@ -38,9 +38,11 @@ def certificates(folder: Path, days: int = 2) -> tuple[Path, Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names: list[x509.GeneralName] = [x509.DNSName(host)]
+    if host == "localhost":
+        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     server = (
-        draft(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), key.public_key(),
+        draft(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]), key.public_key(),
               now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(ca_key, hashes.SHA256())
