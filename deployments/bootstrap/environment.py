@@ -21,6 +21,9 @@ class Environment(BaseModel):
 
     model_config = ConfigDict(alias_generator=str.upper, extra="ignore", frozen=True, hide_input_in_errors=True)
 
+    email_provider: str = Field(
+        default="", max_length=40, description="gmail, yandex, mailru or microsoft365: fills host, port and encryption."
+    )
     email_host: str = Field(default="", description="The SMTP server that backups and test mails are handed to.")
     email_port: int | None = Field(default=None, ge=1, le=65535, description="Its port; 465 means SSL.")
     email_use_tls: bool | None = Field(
@@ -39,6 +42,10 @@ class Environment(BaseModel):
     )
     local_backup_filename: str = Field(default="", max_length=200, description="The name of the backup's file.")
     db_backup_timeout: int | None = Field(default=None, ge=1, le=86_400, description="Seconds that a dump may take.")
+
+    backup_age_recipients: str = Field(
+        default="", description="Public keys that mailed files are encrypted for, separated by commas."
+    )
 
     database_url: SecretStr = Field(default=SecretStr(""), description="Your own application's database.")
     zero_postgres_url: SecretStr = Field(default=SecretStr(""), description="The server for clients' databases.")

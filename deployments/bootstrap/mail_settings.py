@@ -7,11 +7,12 @@ from typing import Literal
 
 from deployments.bootstrap.environment import Environment
 from deployments.bootstrap.refusals import Refusals
+from tasks.backups import encryption, providers
+from tasks.backups.providers import Provider
 from tasks.errors import InvalidInput
 from tasks.registry.names import require_email
 
 Encryption = Literal["SSL", "STARTTLS", "INSECURE"]
-PERSONAL_OUTLOOK = ("outlook.", "hotmail.", "live.", "msn.com")
 _FROM = re.compile(r"[^<>]*<(?P<inside>[^<>]+)>|(?P<bare>[^<>\s]+)")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")  # with letters of any script
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -29,18 +30,22 @@ class MailServer:
 
 
 def mail_server(environment: Environment) -> MailServer | None:
-    """The SMTP server of EMAIL_HOST, or None when it is not set.
+    """The SMTP server of EMAIL_HOST, else of EMAIL_PROVIDER; None when neither is set.
 
-    SSL with EMAIL_USE_SSL or on port 465; else STARTTLS, unless EMAIL_USE_TLS says False.
+    SSL with EMAIL_USE_SSL or on port 465; else STARTTLS, unless EMAIL_USE_TLS says False; the provider's own when none of
+    these is set.
 
     Raises:
-        BadSettings: no host name, both EMAIL_USE_TLS and EMAIL_USE_SSL, half a login, or all of that.
+        BadSettings: no host name, no known provider, both EMAIL_USE_TLS and EMAIL_USE_SSL, half a login, or all of that.
     """
-    host, user = environment.email_host, environment.email_host_user
+    refusals = Refusals()
+    named = environment.email_provider
+    provider = refusals.attempt(providers.preset, named) if named else None
+    host, user = environment.email_host or (provider.host if provider else ""), environment.email_host_user
     password = bool(environment.email_host_password.get_secret_value())
     if not host:
+        refusals.settle()
         return None
-    refusals = Refusals()
     if not _HOST.fullmatch(host) and not _is_address(host):
         refusals.refuse(
             f"EMAIL_HOST {host[:80]!r} is no host name", "write it like smtp.example.org; its port goes into EMAIL_PORT"
@@ -54,13 +59,34 @@ def mail_server(environment: Environment) -> MailServer | None:
         there, missing = ("EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD")[:: 1 if user else -1]
         refusals.refuse(f"{there} is set, but {missing} is empty", "set both, or none for a server without login")
     refusals.settle()
+    if provider is not None and host != provider.host:
+        provider = None  # what is written out counts
+    encryption, port = _how(environment, provider)
+    return MailServer(host, port, encryption, user, tuple(_warnings(environment, host, encryption, port)))
+
+
+def _how(environment: Environment, provider: Provider | None) -> tuple[Encryption, int]:
+    """Encryption and port, by what is set and by the provider."""
+    said = (environment.email_port, environment.email_use_tls, environment.email_use_ssl)
+    if provider is not None and said == (None, None, None):
+        return provider.security, provider.port
     encryption: Encryption = "STARTTLS"
     if environment.email_use_ssl or environment.email_port == 465:
         encryption = "SSL"
     elif environment.email_use_tls is False:
         encryption = "INSECURE"
-    port = environment.email_port or {"SSL": 465, "STARTTLS": 587, "INSECURE": 25}[encryption]
-    return MailServer(host, port, encryption, user, tuple(_warnings(environment, encryption, port)))
+    return encryption, environment.email_port or {"SSL": 465, "STARTTLS": 587, "INSECURE": 25}[encryption]
+
+
+def age_recipients(environment: Environment) -> list[str]:
+    """The public keys of BACKUP_AGE_RECIPIENTS.
+
+    Raises:
+        InvalidInput: one of them is none, or a secret one; it is not repeated.
+    """
+    wanted = [" ".join(part.split()) for part in environment.backup_age_recipients.split(",")]
+    encryption.keys(wanted)
+    return list(dict.fromkeys(part for part in wanted if part))
 
 
 def _is_address(host: str) -> bool:
@@ -70,9 +96,11 @@ def _is_address(host: str) -> bool:
         return False
 
 
-def _warnings(environment: Environment, encryption: Encryption, port: int) -> list[str]:
-    host, user = environment.email_host, environment.email_host_user
+def _warnings(environment: Environment, host: str, encryption: Encryption, port: int) -> list[str]:
+    user = environment.email_host_user
     found = []
+    if environment.email_provider and environment.email_host and not _same(environment):
+        found.append(f"EMAIL_PROVIDER {environment.email_provider} is not used, because EMAIL_HOST names {host}.")
     if encryption == "INSECURE" and host not in LOOPBACK:
         what = "mails, the backups in them and your password" if user else "mails and the backups in them"
         found.append(f"EMAIL_USE_TLS is False: {what} go to {host} unencrypted; set it to True if the server can.")
@@ -82,15 +110,13 @@ def _warnings(environment: Environment, encryption: Encryption, port: int) -> li
         )
     if encryption == "SSL" and port == 587:
         found.append("EMAIL_PORT 587 is for STARTTLS as a rule: EMAIL_USE_SSL with it may fail; write 465.")
-    domain = user.rpartition("@")[2].lower()
-    if user and (
-        host.lower() == "smtp-mail.outlook.com" or ("office365" in host.lower() and domain.startswith(PERSONAL_OUTLOOK))
-    ):
-        found.append(
-            f"EMAIL_HOST {host}: Microsoft refuses passwords for personal Outlook accounts since September 2024 "
-            "(535 5.7.139); use another provider to send, Outlook can still receive."
-        )
+    if providers.personal_outlook(host, user):
+        found.append(f"EMAIL_HOST {host}: {providers.NO_PASSWORDS}; {providers.ELSEWHERE}.")
     return found
+
+
+def _same(environment: Environment) -> bool:
+    return providers.preset(environment.email_provider).host == environment.email_host
 
 
 def recipients(environment: Environment) -> list[str]:
@@ -140,7 +166,8 @@ def mailing(environment: Environment) -> bool | None:
         InvalidInput: they shall be mailed, but to nobody, or from nobody.
     """
     enabled = environment.email_backup_enabled
-    if enabled is None and not environment.email_host and not environment.email_backup_recipient:
+    server = environment.email_host or environment.email_provider
+    if enabled is None and not server and not environment.email_backup_recipient:
         return None
     if enabled is False:
         return False
@@ -150,7 +177,7 @@ def mailing(environment: Environment) -> bool | None:
             f"{said}, but EMAIL_BACKUP_RECIPIENT is empty",
             "name who gets the backups, or set EMAIL_BACKUP_ENABLED=False",
         )
-    if environment.email_host and not sender(environment):
+    if server and not sender(environment):
         raise InvalidInput(
             "DEFAULT_FROM_EMAIL is empty and EMAIL_HOST_USER is no e-mail address, so mails would have no sender",
             "set DEFAULT_FROM_EMAIL, like Backups <ops@example.org>",

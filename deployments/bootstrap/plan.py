@@ -18,7 +18,14 @@ from blocks.health import AlertPolicy
 from blocks.webhook import WebhookEndpoint
 from deployments.bootstrap.environment import Environment
 from deployments.bootstrap.google_files import GoogleFiles
-from deployments.bootstrap.mail_settings import LOOPBACK, mail_server, mailing, recipients, sender
+from deployments.bootstrap.mail_settings import (
+    LOOPBACK,
+    age_recipients,
+    mail_server,
+    mailing,
+    recipients,
+    sender,
+)
 from deployments.bootstrap.postgres_url import parse_postgres_url
 from deployments.bootstrap.refusals import Refusals
 from tasks.backups.webhook import key_of, require_url
@@ -134,6 +141,7 @@ def _backup_policy(environment: Environment, refusals: Refusals) -> dict[str, An
         "recipients": refusals.attempt(recipients, environment),
         "sender": refusals.attempt(sender, environment),
         "subject_prefix": environment.email_backup_subject_prefix,
+        "age_recipients": refusals.attempt(age_recipients, environment),
         "webhook": WEBHOOK if environment.backup_webhook_url.get_secret_value() else "",
     }
     return {key: value for key, value in values.items() if value or value is False}

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from deployments.bootstrap.difference import SECRET_DIFFERS, Outcome, compare, data_of, merged
 from deployments.bootstrap.environment import read_environment
@@ -80,6 +82,39 @@ def test_port_and_flags_choose_the_encryption(values, kind, port):
 )
 def test_doubtful_settings_warn_and_go_on(values, warning):
     assert any(warning in said for said in plan(MAIL | values).warnings)
+
+
+LOGIN = {key: value for key, value in MAIL.items() if key != "EMAIL_HOST"}
+
+
+@pytest.mark.parametrize(
+    ("values", "host", "kind", "port"),
+    [
+        ({"EMAIL_PROVIDER": "gmail"}, "smtp.gmail.com", "STARTTLS", 587),
+        ({"EMAIL_PROVIDER": "Mail.ru"}, "smtp.mail.ru", "SSL", 465),
+        ({"EMAIL_PROVIDER": "yandex"}, "smtp.yandex.ru", "SSL", 465),
+        ({"EMAIL_PROVIDER": "microsoft365"}, "smtp.office365.com", "STARTTLS", 587),
+        ({"EMAIL_PROVIDER": "gmail", "EMAIL_PORT": "465"}, "smtp.gmail.com", "SSL", 465),
+        ({"EMAIL_PROVIDER": "yandex", "EMAIL_PORT": "587"}, "smtp.yandex.ru", "STARTTLS", 587),
+        ({"EMAIL_PROVIDER": "yandex", "EMAIL_USE_TLS": "True"}, "smtp.yandex.ru", "STARTTLS", 587),
+        ({"EMAIL_PROVIDER": "yandex", "EMAIL_HOST": "mx.example.org"}, "mx.example.org", "STARTTLS", 587),
+    ],
+)
+def test_a_provider_fills_what_is_not_set(values, host, kind, port):
+    block = merged(wanted(LOGIN | values, "smtp"), None)
+    assert (block.smtp_server, block.smtp_type.name, block.smtp_port) == (host, kind, port)
+    assert saved(LOGIN | values, "backup-policy")["mail_enabled"] is True
+    warned = [said for said in plan(LOGIN | values).warnings if "EMAIL_PROVIDER yandex is not used" in said]
+    assert bool(warned) == ("EMAIL_HOST" in values)
+
+
+def test_mailed_files_are_encrypted_for_the_keys_that_are_set():
+    public = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj"
+    made = ed25519.Ed25519PrivateKey.generate().public_key()
+    form = serialization.PublicFormat.OpenSSH
+    ssh = made.public_bytes(serialization.Encoding.OpenSSH, form).decode() + " ops@example.org"
+    policy = saved({"BACKUP_AGE_RECIPIENTS": f" {public}, {ssh} ,,{public}"}, "backup-policy")
+    assert policy["age_recipients"] == [public, ssh]
 
 
 def test_a_server_without_login_on_this_machine_is_legal_and_silent():
@@ -195,6 +230,16 @@ def test_a_credentials_file_stands_in_for_id_and_secret_and_its_redirects_are_ch
         (MAIL | {"DEFAULT_FROM_EMAIL": "X <a@b.org>\nBcc: c@d.org"}, "DEFAULT_FROM_EMAIL"),
         ({"LOCAL_BACKUP_FILENAME": "../x"}, "LOCAL_BACKUP_FILENAME '../x' is no file name"),
         ({"LOCAL_BACKUP_DIR": "rel/dir"}, "LOCAL_BACKUP_DIR 'rel/dir' is not an absolute path"),
+        (LOGIN | {"EMAIL_PROVIDER": "gmial"}, "EMAIL_PROVIDER 'gmial' is not known; write gmail, yandex"),
+        (
+            LOGIN | {"EMAIL_PROVIDER": "outlook"},
+            "EMAIL_PROVIDER 'outlook' cannot send: Microsoft refuses passwords of personal",
+        ),
+        ({"BACKUP_AGE_RECIPIENTS": "AGE-SECRET-KEY-1HUSHhush"}, "holds a secret key where a public one belongs"),
+        (
+            {"BACKUP_AGE_RECIPIENTS": "hush"},
+            "BACKUP_AGE_RECIPIENTS (Encrypt for in the block backup-policy): number 1 is",
+        ),
         (MAIL | {"EMAIL_HOST": "smtp example"}, "EMAIL_HOST 'smtp example' is no host name"),
         (MAIL | {"EMAIL_HOST": "smtp://mx.example.org:25"}, "its port goes into EMAIL_PORT"),
         ({"DATABASE_URL": "sqlite:///db.sqlite3"}, "DATABASE_URL names a SQLite file"),
