@@ -32,7 +32,8 @@ def _url_in(documents: Mapping[str, BlockDocument]) -> URL:
 def open_engine(url: URL) -> Engine:
     """An engine on ``url``, one per process; SQLite with WAL, foreign keys and 30 s of patience for another writer."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=5)
+        # Each lock keeps a connection: of a night with 16 databases at once there are twice as many and a few more.
+        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=40)
     engine = create_engine(url, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
