@@ -4,8 +4,10 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.bench.__main__ import write
-from tests.bench.figures import Figure, Pair, Result, in_turns, measure
+from tests.bench.figures import Figure, Pair, Result, Shared, in_turns, measure, sharing
 
 
 def figure(bar: float, reach: bool = False, ours: float = 1.0, beside: float = 2.0) -> Figure:
@@ -49,3 +51,56 @@ def test_the_file_holds_every_round(tmp_path: Path) -> None:
     told = json.loads(write(results, tmp_path / "deep" / "r.json").read_text())
     assert told["figures"][0]["rounds"] == [{"ours": 1.0, "beside": 2.0}] * 3
     assert told["machine"]["prefect"].startswith("3.")
+
+
+def test_a_figure_without_a_warm_up_measures_its_rounds_alone() -> None:
+    seen: list[int] = []
+
+    @contextmanager
+    def opened():  # type: ignore[no-untyped-def]
+        yield lambda number: seen.append(number) or Pair(1.0, 2.0)
+
+    measure("backups", Figure("f", "", 1.0, opened, rounds=2, warm_up=False))
+    assert seen == [1, 2]
+
+
+def test_a_difference_in_memory_is_told_in_its_unit_with_what_else_was_seen() -> None:
+    @contextmanager
+    def opened():  # type: ignore[no-untyped-def]
+        yield lambda number: Pair(52.5, 31.25, {"pg_dump": 9.0})
+
+    result = measure("backups", Figure("m", "", 40.0, opened, rounds=1, unit="MiB", warm_up=False))
+    assert result.line() == "backups/m | 21.25 MiB (21.25 MiB..21.25 MiB) | at most 40.00 MiB | held"
+    assert result.as_json()["rounds"] == [{"ours": 52.5, "beside": 31.25, "pg_dump": 9.0}]
+
+
+def test_what_figures_share_is_opened_once_and_closed_after_the_last_also_when_one_fails() -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def opening():  # type: ignore[no-untyped-def]
+        said.append("opened")
+        yield len(said)
+        said.append("closed")
+
+    shared = Shared(opening)
+
+    @contextmanager
+    def good():  # type: ignore[no-untyped-def]
+        yield lambda number: Pair(float(shared.get()), 1.0)
+
+    @contextmanager
+    def bad():  # type: ignore[no-untyped-def]
+        raise RuntimeError(str(shared.get()))
+        yield
+
+    with sharing():
+        assert measure("backups", Figure("f", "", 1.0, good)).held
+        assert not measure("backups", Figure("f", "", 1.0, bad)).held
+        assert said == ["opened"]
+    assert said == ["opened", "closed"]
+    with sharing():
+        shared.get()
+    assert said == ["opened", "closed"] * 2
+    with pytest.raises(RuntimeError, match="inside sharing"):
+        shared.get()

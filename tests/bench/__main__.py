@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.bench.figures import Figure, Result, measure
+from tests.bench.figures import Figure, Result, measure, sharing
 
 AREAS = ("clients", "health", "gmail", "backups")
 RESULTS = Path("bench-results")
@@ -22,10 +22,11 @@ def main() -> int:
     """Run what the command line names."""
     given = _arguments()
     results: list[Result] = []
-    for area, figure in figures(given.area or AREAS, given.only):
-        result = measure(area, figure, given.rounds)
-        print(result.line(), flush=True)
-        results.append(result)
+    with sharing():
+        for area, figure in figures(given.area or AREAS, given.only):
+            result = measure(area, figure, given.rounds)
+            print(result.line(), flush=True)
+            results.append(result)
     if not results:
         print("no figure is called so", file=sys.stderr)
         return 2

@@ -9,17 +9,20 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One round: what ours cost and what stands beside it, in the same unit."""
+    """One round: what ours cost and what stands beside it, in the same unit, and what else was seen, by its name."""
 
     ours: float
     beside: float
+    seen: dict[str, float] = field(default_factory=dict)
 
 
 Measure = Callable[[int], Pair]
@@ -36,8 +39,9 @@ class Figure:
         bar: what the figure must not exceed, or must reach.
         reach: False: ours / beside must be at most ``bar``; True: beside / ours must be at least ``bar``.
         rounds: counted ones.
-        unit: of the figure as told: ``x``, ``%``, or ``s`` for the difference in seconds instead of a ratio.
+        unit: of the figure as told: ``x``, ``%``, or ``s`` and ``MiB`` for the difference instead of a ratio.
         open: what a figure needs around all its rounds; gives the function that measures one.
+        warm_up: whether a round goes before that does not count; not where one takes minutes.
     """
 
     name: str
@@ -47,10 +51,11 @@ class Figure:
     reach: bool = False
     rounds: int = 5
     unit: str = "x"
+    warm_up: bool = True
 
     def ratio(self, pair: Pair) -> float:
         """The figure of one round."""
-        if self.unit == "s":
+        if self.unit in ("s", "MiB"):
             return pair.ours - pair.beside
         return pair.beside / pair.ours if self.reach else pair.ours / pair.beside
 
@@ -113,12 +118,12 @@ class Result:
             "bar_is": "at least" if self.figure.reach else "at most",
             "held": self.held,
             "error": self.error or None,
-            "rounds": [{"ours": pair.ours, "beside": pair.beside} for pair in self.pairs],
+            "rounds": [{"ours": pair.ours, "beside": pair.beside, **pair.seen} for pair in self.pairs],
         }
 
 
 def measure(area: str, figure: Figure, rounds: int | None = None) -> Result:
-    """Measure ``figure``: one warm-up, then its rounds.
+    """Measure ``figure``: one warm-up where it has one, then its rounds.
 
     Args:
         area: the trade it counts under.
@@ -128,12 +133,43 @@ def measure(area: str, figure: Figure, rounds: int | None = None) -> Result:
     pairs: list[Pair] = []
     try:
         with figure.open() as one:
-            one(0)
+            if figure.warm_up:
+                one(0)
             pairs += (one(number) for number in range(1, (rounds or figure.rounds) + 1))
     except Exception as error:
         # One figure that cannot be measured hides no other; half of its rounds are no figure.
         return Result(area, figure, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     return Result(area, figure, pairs)
+
+
+class Shared(Generic[T]):
+    """What several figures stand on and what is costly to make: opened for the first that asks, closed after the last."""
+
+    _run: ExitStack | None = None
+
+    def __init__(self, opening: Callable[[], AbstractContextManager[T]]) -> None:
+        self._opening = opening
+        self._opened: list[T] = []
+
+    def get(self) -> T:
+        """The opened thing; inside ``sharing``, whose end closes it."""
+        if Shared._run is None:
+            raise RuntimeError("nothing would close it: ask inside sharing()")
+        if not self._opened:
+            self._opened.append(Shared._run.enter_context(self._opening()))
+            Shared._run.callback(self._opened.clear)
+        return self._opened[0]
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """What ``Shared`` opens meanwhile is closed at the end, the last opened first."""
+    with ExitStack() as stack:
+        Shared._run = stack
+        try:
+            yield
+        finally:
+            Shared._run = None
 
 
 @contextmanager
