@@ -3,34 +3,32 @@
 import fcntl
 import io
 import os
-import re
 import selectors
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
-
 from tasks import children
+from tasks.backups import dated, dumped, inventory, mounts, programs, schema, survey
 from tasks.backups import manifest as manifests
-from tasks.backups import programs, survey
-from tasks.backups.archive import CHUNK, Archive, disk_error, is_complete, prove, publish, temporary
+from tasks.backups.archive import CHUNK, Archive, decompressed, disk_error, is_complete, prove, publish, temporary
 from tasks.backups.manifest import Manifest
 from tasks.backups.source import Database, Target, mib
 from tasks.clock import now
-from tasks.errors import Damaged, FleetError, Refused, Unreachable
-from tasks.sqlstate import explain, first_line
+from tasks.errors import Damaged, Refused, Unreachable
 
 NEEDED_OF_LAST = 1.2
 NEEDED_OF_DATABASE = 0.5
 """Free disk that a dump asks for: 1.2 x the last file or half the database, whichever is more (measured: 0.37)."""
 _STDERR = 16_384
 _TICK = 0.5
+_GATHER = 0.002
+"""Seconds to let the pipe fill again: pg_dump writes row by row, and to be woken for each cost a fifth of our CPU time."""
 
 
 @dataclass
@@ -39,6 +37,8 @@ class Progress:
 
     total: int = 0
     done: int = 0
+    written_seconds: float = 0.0
+    """From the start until the file was compressed, hashed and on the disk; what comes after is its proof."""
 
     @property
     def percent(self) -> float:
@@ -59,6 +59,10 @@ class Job:
     pg_bin: Path | None = None
     restorer: str = ""
     """Role that may make databases on the server, for the commands that restore by hand."""
+    taken_for: str = "regular"
+    """``safety``: it becomes a dated file of its own, and the latest backup at ``path`` stays."""
+    must_be_mounted: bool = False
+    """Whether ``path`` has to lie on a mounted disk other than the root's."""
     progress: Progress = field(default_factory=Progress, compare=False)
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False)
 
@@ -77,22 +81,35 @@ def dump(job: Job, published: Callable[[], None] = lambda: None) -> Manifest:
     """
     started = time.monotonic()
     deadline = started + job.timeout_seconds
+    mounts.require(job.path.parent, job.must_be_mounted)
     manifests.settle(job.path)
     chosen = programs.installed(job.pg_bin)
     taken_at = now()
+    apart = job.taken_for == dated.SAFETY
+    within = dated.folder(job.path) / dated.SAFETY if apart else job.path
     # A little more than the dump's deadline, so that the watchdog of the stream speaks first.
-    with survey.connected(job.database, job.timeout_seconds + 5) as connection, temporary(job.path) as (file, part):
+    with (
+        survey.connected(job.database, job.timeout_seconds + 5) as connection,
+        closing(connection),  # without a word: a server that hangs would not answer a rollback
+        temporary(within) as (file, part),
+    ):
+        snapshot = survey.snapshot(connection)
         seen = survey.look(connection, job.database)
         fit = programs.choose(chosen, seen.version, job.database.server)
         _require_space(job.path, seen.bytes)
         job.progress.total = seen.bytes
-        archive, file_bytes, digest, rows = _stream(job, connection, fit, seen, file, deadline)
-        connection.close()
+        archive, file_bytes, digest = _stream(job, fit, seen, snapshot, file, deadline)
+        job.progress.written_seconds = time.monotonic() - started
         if not is_complete(archive.tail):
             raise Damaged(
                 f"the dump of {job.database.name} ended without the mark of a complete one", "run again; see the log"
             )
-        prove(file, part, archive.raw_bytes)
+        asked = inventory.Asked(job.database, seen.tables, fit, snapshot, _lock_seconds(job), deadline, job.cancelled)
+        with inventory.beside(asked, connection) as answered:
+            reader = dumped.Reader()
+            prove(file, part, archive.raw_bytes, reader.feed)
+            found = answered()
+        connection.close()
         made = Manifest(
             target=job.target.key,
             run_id=job.run_id,
@@ -107,58 +124,51 @@ def dump(job: Job, published: Callable[[], None] = lambda: None) -> Manifest:
             file_bytes=file_bytes,
             sha256=digest,
             encoding=seen.encoding,
-            rows=rows,
+            rows=found.rows | _rows_in(file, part, found.uncounted),
             large_objects=seen.large_objects,
             extensions=seen.extensions,
+            taken_for=job.taken_for,
+            schema=schema.digests(reader.schema()),
+            roles=found.roles,
+            grants=found.grants,
         )
-        _replace(part, job.path, made, published)
+        if apart:
+            _add(part, dated.dated_path(job.path, job.target, made), made)
+        else:
+            _replace(part, job.path, made, published)
     job.progress.done = job.progress.total
     return made
 
 
 def _stream(
-    job: Job,
-    connection: psycopg.Connection,
-    fit: programs.Programs,
-    seen: survey.Survey,
-    file: io.FileIO,
-    deadline: float,
-) -> tuple[Archive, int, str, dict[str, int]]:
-    """Dump into ``file`` and count rows beside it in the same snapshot; the archive, its size, SHA-256 and the counts."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    row = connection.execute("SELECT pg_export_snapshot()").fetchone()
-    assert row is not None
+    job: Job, fit: programs.Programs, seen: survey.Survey, snapshot: str, file: io.FileIO, deadline: float
+) -> tuple[Archive, int, str]:
+    """Dump into ``file``: the archive, its size and SHA-256."""
     try:
         archive = Archive(file)
     except OSError as error:
         raise disk_error(error, job.path.parent) from None
-    counting = None
     try:
         with programs.pgpass(job.database.password) as passfile:
-            options = "-c client_connection_check_interval=2s" if seen.version >= 14 else ""
-            env = programs.environment(job.database, passfile, options)
-            child = children.start(_arguments(fit, row[0], job), env, stdout=subprocess.PIPE)
+            # A role's own limit would hold for pg_dump's first statements, before it switches it off itself.
+            alive = " -c client_connection_check_interval=2s" if seen.version >= 14 else ""
+            env = programs.environment(job.database, passfile, programs.WRITTEN_ALIKE + alive)
+            child = children.start(_arguments(fit, snapshot, job), env, stdout=subprocess.PIPE)
             try:
-                counting = survey.Counting(connection, seen.tables, job.database)
                 _pump(child, archive, job, deadline)
             finally:
                 children.stop(child)
         file_bytes, digest = archive.close()
-        rows = counting.result(deadline)
     except OSError as error:  # ours wins over what pg_dump says of a reader that went away
         archive.abandon()
         raise disk_error(error, job.path.parent) from None
     except BaseException:
         archive.abandon()
         raise
-    finally:
-        if counting:
-            counting.end()
-    return archive, file_bytes, digest, rows
+    return archive, file_bytes, digest
 
 
 def _arguments(fit: programs.Programs, snapshot: str, job: Job) -> list[str | Path]:
-    wait = max(1, int(min(job.stall_seconds, job.timeout_seconds) * 800))
     return [
         fit.pg_dump,
         "--format=plain",
@@ -166,9 +176,23 @@ def _arguments(fit: programs.Programs, snapshot: str, job: Job) -> list[str | Pa
         "--no-privileges",
         "--no-password",
         f"--snapshot={snapshot}",
-        # A bit less than our own deadlines, so that its message names the table.
-        f"--lock-wait-timeout={wait}",
+        f"--lock-wait-timeout={max(1, int(_lock_seconds(job) * 1000))}",
     ]
+
+
+def _lock_seconds(job: Job) -> float:
+    """A bit less than our own deadlines, so that pg_dump's message names the table."""
+    return min(job.stall_seconds, job.timeout_seconds) * 0.8
+
+
+def _rows_in(file: io.FileIO, part: Path, uncounted: list[tuple[str, str]]) -> dict[str, int]:
+    """Rows of the tables that could not be counted any more on the server."""
+    if not uncounted:
+        return {}
+    reader = dumped.Reader(uncounted)
+    for chunk in decompressed(file, part):
+        reader.feed(chunk)
+    return {f"{survey.quoted(where)}.{survey.quoted(name)}": count for (where, name), count in reader.rows.items()}
 
 
 def _require_space(path: Path, database_bytes: int) -> None:
@@ -212,6 +236,8 @@ def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: 
                     archive.write(data)
                     job.progress.done += len(data)
                     last_byte = time.monotonic()
+                    if len(data) < CHUNK // 2:
+                        time.sleep(_GATHER)
                 else:
                     said = (said + data)[-_STDERR:]
             _watch(job, moment, last_byte, deadline)
@@ -220,7 +246,7 @@ def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: 
     except subprocess.TimeoutExpired:
         code = None
     if code != 0:
-        raise pg_dump_error(said.decode(errors="replace"), code, job.database)
+        raise programs.pg_dump_error(said.decode(errors="replace"), code, job.database)
 
 
 def _widen(pipe: int) -> None:
@@ -247,50 +273,6 @@ def _watch(job: Job, moment: float, last_byte: float, deadline: float) -> None:
         )
 
 
-def pg_dump_error(said: str, code: int | None, database: Database) -> FleetError:
-    """What pg_dump's end with ``code`` means, by what it ``said`` on stderr.
-
-    >>> d = Database("db", 5432, "app", "app", "")
-    >>> print(pg_dump_error("pg_dump: error: query failed: ERROR:  permission denied for table t", 1, d))
-    role app lacks a right in app at db:5432 (permission denied for table t); grant the right named, or use a role that has it.
-    """
-    low = said.lower()
-    lines = [line for line in said.splitlines() if "error:" in line.lower() or "fatal:" in line.lower()]
-    line = re.sub(r"^pg_dump: (error: )?", "", lines[0] if lines else said.strip())
-    # --lock-wait-timeout is a statement_timeout around its LOCK TABLE.
-    if "lock timeout" in low or ("statement timeout" in low and "lock table" in low):
-        return Unreachable(
-            f"the dump of {database.name} at {database.server} waited too long for a lock ({first_line(line)})",
-            "see who holds it (pg_locks, pg_stat_activity) and run again",
-        )
-    if "server closed the connection" in low or "terminating connection" in low or "no connection to the server" in low:
-        return Unreachable(
-            f"PostgreSQL at {database.server} went away while {database.name} was dumped, the previous backup is untouched",
-            "see the server's log, start it and run again",
-        )
-    if "row-level security" in low:
-        return Refused(
-            f"role {database.user} sees not all rows of {database.name} at {database.server} ({first_line(line)})",
-            "grant it BYPASSRLS, or use a role that has it",
-        )
-    if not said.strip():
-        return Refused(
-            f"pg_dump of {database.name} at {database.server} ended with code {code} and without a word, "
-            "the previous backup is untouched",
-            "see whether something kills it (memory), and run again",
-        )
-    if "connection to " in low or "no space left" in low:
-        return explain(line, None, database.server, database.user, database.name, database.block)
-    if "permission denied" in low:
-        return explain(line, "42501", database.server, database.user, database.name, database.block)
-    if "statement timeout" in low:
-        return explain(line, "57014", database.server, database.user, database.name, database.block)
-    return Refused(
-        f"pg_dump of {database.name} at {database.server} failed ({first_line(line)}), the previous backup is untouched",
-        "mend what it names and run again",
-    )
-
-
 def _replace(part: Path, path: Path, made: Manifest, published: Callable[[], None]) -> None:
     try:
         manifests.announce(path, made)
@@ -299,4 +281,16 @@ def _replace(part: Path, path: Path, made: Manifest, published: Callable[[], Non
         manifests.confirm(path)
     except OSError as error:
         manifests.settle(path)
+        raise disk_error(error, path.parent) from None
+
+
+def _add(part: Path, path: Path, made: Manifest) -> None:
+    """Put a backup that replaces nothing at ``path``; its manifest first, so that a dump that is there is known."""
+    try:
+        manifests.announce(path, made)
+        manifests.confirm(path)
+        publish(part, path)
+    except OSError as error:
+        manifests.withdraw(path)
+        manifests.beside(path).unlink(missing_ok=True)
         raise disk_error(error, path.parent) from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks import children
-from tasks.backups import programs, scratch, survey
+from tasks.backups import outline, programs, schema, scratch, survey
 from tasks.backups.archive import OpenFile, decompressed, prove
 from tasks.backups.manifest import Manifest, require_same
 from tasks.backups.source import Database, many
@@ -44,15 +44,26 @@ class Verified:
     large_objects: int
     seconds: float
     room: str
+    objects: int = 0
+    """Objects of the schema that were compared."""
+    uncompared: str = ""
+    """Why the schema was not compared; empty: it was."""
 
     @property
     def sentence(self) -> str:
-        """As an operator reads it."""
-        objects = f" and {many(self.large_objects, 'large object')}" if self.large_objects else ""
-        return (
-            f"{many(self.tables, 'table')} with {many(self.rows, 'row')}{objects} restored and compared equal"
-            f" in {self.seconds:.1f} s"
-        )
+        """As an operator reads it.
+
+        >>> Verified(3, 9, 0, 0.2, "9.0 GiB free", 12).sentence
+        "3 tables with 9 rows and the schema's 12 objects restored and compared equal in 0.2 s, 9.0 GiB free"
+        >>> Verified(1, 0, 2, 0.2, "9.0 GiB free", 0, "its manifest has none").sentence[53:]
+        'compared equal in 0.2 s, 9.0 GiB free, but the schema was not compared (its manifest has none)'
+        """
+        parts = [f"{many(self.tables, 'table')} with {many(self.rows, 'row')}"]
+        parts += [many(self.large_objects, "large object")] if self.large_objects else []
+        parts += [] if self.uncompared else [schema.spoken(self.objects)]
+        found = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        but = f", but the schema was not compared ({self.uncompared})" if self.uncompared else ""
+        return f"{found} restored and compared equal in {self.seconds:.1f} s, {self.room}{but}"
 
 
 def verify(file: OpenFile, path: Path, manifest: Manifest, trial: Trial) -> Verified:
@@ -82,20 +93,26 @@ def verify(file: OpenFile, path: Path, manifest: Manifest, trial: Trial) -> Veri
             f"upgrade the server of the block postgres-server to {manifest.server_major} or newer",
         )
     fit = programs.choose(programs.installed(trial.pg_bin), server, trial.server.server)
-    place = scratch.scratch_of(trial.fleet, manifest.target)
-    with scratch.made(trial.server, place, manifest.encoding, 60.0) as database:
-        _load(file, path, database, fit, server, trial, deadline)
-        with survey.connected(database, max(1.0, deadline - time.monotonic())) as connection:
-            seen = survey.look(connection, database)
+    versions = (manifest.server_major, int(manifest.pg_dump_version.split(".")[0])), (server, fit.version[0])
+    uncompared = schema.why_not_compared(manifest.schema, *versions)
+    limits = Limits(trial.seconds, deadline, trial.cancelled)
+    with scratch.made(trial.server, scratch.scratch_of(trial.fleet, manifest.target), manifest.encoding, 60.0) as it:
+        load(file, path, it, fit, server, limits)
+        with survey.connected(it, max(1.0, deadline - time.monotonic())) as connection:
+            seen = survey.look(connection, it)
             rows = survey.count(connection, seen.tables)
+        objects = {} if uncompared else schema.digests(outline.text(fit, it, lambda: watch(path, limits)))
     differences = compare(manifest, rows, seen.large_objects)
+    if not uncompared:  # a table that is missing is missing in both
+        differences = list(dict.fromkeys(differences + schema.differences(manifest.schema, objects)))
     if differences:
         raise Damaged(
             f"the restored copy of {path} differs from what was dumped: {', '.join(differences[:5])}"
             + (f" and {len(differences) - 5} more" if len(differences) > 5 else ""),
             "make a new backup, keep this file aside and look at the disk",
         )
-    return Verified(len(rows), sum(rows.values()), seen.large_objects, time.monotonic() - started, room)
+    seconds = time.monotonic() - started
+    return Verified(len(rows), sum(rows.values()), seen.large_objects, seconds, room, len(objects), uncompared)
 
 
 def compare(manifest: Manifest, rows: dict[str, int], large_objects: int) -> list[str]:
@@ -127,10 +144,49 @@ def fitted(chunks: Iterator[bytes], server: int) -> Iterator[bytes]:
     yield from chunks
 
 
-def _load(
-    file: OpenFile, path: Path, database: Database, fit: programs.Programs, server: int, trial: Trial, deadline: float
-) -> None:
-    """Feed the dump to psql; it stops at the first error, and we stop it at the deadline."""
+@dataclass(frozen=True)
+class Limits:
+    """When a load is given up, and what it is called then."""
+
+    seconds: float
+    """As the policy says, for the sentence."""
+    deadline: float
+    """On the monotonic clock."""
+    cancelled: threading.Event
+    what: str = "trial restore"
+
+
+def watch(path: Path, limits: Limits) -> None:
+    """Return while what ``limits`` are for may go on with the backup ``path``.
+
+    Raises:
+        Refused: it was cancelled.
+        Unreachable: its time is over.
+    """
+    if limits.cancelled.is_set():
+        raise Refused(f"the {limits.what} was cancelled", "run it again when you want it")
+    if time.monotonic() >= limits.deadline:
+        raise Unreachable(
+            f"the {limits.what} of {path} was ended after {limits.seconds:g} s",
+            "raise the restore timeout in the block backup-policy, or run it when the server has less load",
+        )
+
+
+def load(file: OpenFile, path: Path, database: Database, fit: programs.Programs, server: int, limits: Limits) -> None:
+    """Feed the dump to psql; it stops at the first error, and we stop it at the deadline.
+
+    Args:
+        file: the open backup; ``path`` is its name in the sentences.
+        database: empty, as the role that is to own what comes into it.
+        fit: whose psql.
+        server: the server's major version.
+        limits: when to give up.
+
+    Raises:
+        Damaged: it does not restore, or is cut short or altered.
+        Refused: it was cancelled, the disk is full, an extension is missing.
+        Unreachable: the server went away, or it took too long.
+    """
     arguments: list[str | Path] = [
         fit.psql,
         "--no-psqlrc",
@@ -143,7 +199,9 @@ def _load(
         env = programs.environment(database, passfile, "-c synchronous_commit=off -c statement_timeout=0")
         child = children.start(arguments, env, stdin=subprocess.PIPE, stderr=said.fileno())
         ended = threading.Event()
-        late = threading.Thread(target=_end_in_time, args=(child, ended, trial.cancelled, deadline), daemon=True)
+        late = threading.Thread(
+            target=_end_in_time, args=(child, ended, limits.cancelled, limits.deadline), daemon=True
+        )
         late.start()
         try:
             assert child.stdin is not None
@@ -162,15 +220,10 @@ def _load(
             children.stop(child)
         said.seek(max(0, os.fstat(said.fileno()).st_size - _STDERR))
         words = said.read().decode(errors="replace")
-    if trial.cancelled.is_set():
-        raise Refused("the trial restore was cancelled", "run it again when you want it")
-    if code != 0 and time.monotonic() >= deadline:
-        raise Unreachable(
-            f"the trial restore of {path} was ended after {trial.seconds:g} s",
-            "raise the restore timeout in the block backup-policy, or run it when the server has less load",
-        )
+    if limits.cancelled.is_set() or code != 0:
+        watch(path, limits)
     if code != 0:
-        raise psql_error(words, code, path, database)
+        raise psql_error(words, code, path, database, limits.what)
 
 
 def _end_in_time(
@@ -184,8 +237,8 @@ def _end_in_time(
             return
 
 
-def psql_error(said: str, code: int, path: Path, database: Database) -> FleetError:
-    """What psql's end with ``code`` means, by what it ``said`` on stderr.
+def psql_error(said: str, code: int, path: Path, database: Database, what: str = "trial restore") -> FleetError:
+    """What psql's end with ``code`` means, by what it ``said`` on stderr; ``what`` is what it was started for.
 
     >>> d = Database("db", 5432, "s", "s", "")
     >>> print(psql_error("ERROR:  relation \\"t\\" does not exist", 3, Path("/b/f"), d))
@@ -196,23 +249,28 @@ def psql_error(said: str, code: int, path: Path, database: Database) -> FleetErr
     line = first_line(errors[0] if errors else said).removeprefix("psql: error: ")
     if "no space left" in low or "disk full" in low:
         return Refused(
-            f"PostgreSQL at {database.server} has no disk space left for the trial restore of {path}",
+            f"PostgreSQL at {database.server} has no disk space left for the {what} of {path}",
             "free disk space on the server and run again",
         )
     if "server closed the connection" in low or "connection to server" in low or "terminating connection" in low:
         return Unreachable(
-            f"PostgreSQL at {database.server} went away during the trial restore of {path} ({line})",
+            f"PostgreSQL at {database.server} went away during the {what} of {path} ({line})",
             "see the server's log, start it and run again",
         )
     if "create extension" in low or "to create this extension" in low or "extension" in line:
         return Refused(
-            f"{path} needs an extension that the trial server {database.server} does not give ({line})",
-            "install it there, or make it trusted, and verify again",
+            f"{path} needs an extension that the server {database.server} does not give to {database.user} ({line})",
+            "install it there, or make it trusted, and run again",
         )
     if "role" in low and "does not exist" in low:
         return Damaged(
-            f"{path} names a role that the trial server does not have ({line})",
-            "make that role on the server of the block postgres-server and verify again",
+            f"{path} names a role that the server {database.server} does not have ({line})",
+            "make that role there and run again",
+        )
+    if "permission denied" in low or "must be superuser" in low or "must be owner" in low:
+        return Refused(
+            f"{path} needs a right that {database.user} does not have at {database.server} ({line})",
+            "restore it by hand as a superuser, or take what needs that right out of the source",
         )
     return Damaged(
         f"{path} does not restore ({line or f'psql ended with {code}'})",

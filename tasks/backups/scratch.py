@@ -134,7 +134,7 @@ def drop(connection: psycopg.Connection, scratch: Scratch) -> bool:
     return True
 
 
-def require_room(connection: psycopg.Connection, server: Database, needed: int) -> str:
+def require_room(connection: psycopg.Connection, server: Database, needed: int, what: str = "trial restore") -> str:
     """What is known of the server's free disk, as a sentence for the report.
 
     Its folder can be looked at only when the server is on this machine and shows where its data is.
@@ -154,7 +154,7 @@ def require_room(connection: psycopg.Connection, server: Database, needed: int) 
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Refused(
-            f"the disk of PostgreSQL at {server.server} has {mib(free)} free where the trial restore may need {mib(needed)}",
+            f"the disk of PostgreSQL at {server.server} has {mib(free)} free where the {what} may need {mib(needed)}",
             "free space there and run again",
         )
     return f"{mib(free)} free on the server's disk"

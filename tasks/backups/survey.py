@@ -3,8 +3,7 @@
 import re
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import LiteralString
@@ -24,6 +23,12 @@ _OWN: LiteralString = """
       AND NOT EXISTS (SELECT FROM pg_depend d
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 """
+_GONE = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.InsufficientPrivilege,  # it was there when the rights were looked at, so this is another table
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def connected(database: Database, seconds: float) -> Iterator[psycopg.Connection
             connect_timeout=max(1, min(CONNECT_SECONDS, int(seconds))),
             application_name="zero-fleet backup",
             passfile="/dev/null",
+            client_encoding="UTF8",
             autocommit=True,
         ) as connection:
             timer = threading.Timer(seconds, _cut, (connection, cut))
@@ -71,6 +77,9 @@ def connected(database: Database, seconds: float) -> Iterator[psycopg.Connection
                 # A role's own limits are for its service, not for its backup.
                 connection.execute("SET idle_in_transaction_session_timeout = 0")
                 connection.execute("SET statement_timeout = 0")
+                connection.execute("SET lock_timeout = 0")
+                if connection.info.server_version >= 170_000:
+                    connection.execute("SET transaction_timeout = 0")
                 if connection.info.server_version >= 140_000:  # a session whose client was killed ends, also in a lock
                     connection.execute("SET client_connection_check_interval = '2s'")
                 yield connection
@@ -95,6 +104,14 @@ def _cut(connection: psycopg.Connection, cut: threading.Event) -> None:
 def explained(error: psycopg.Error, database: Database) -> FleetError:
     """Our error for psycopg's."""
     return explain(str(error), error.sqlstate, database.server, database.user, database.name, database.block)
+
+
+def snapshot(connection: psycopg.Connection) -> str:
+    """Begin the transaction in which all of a backup is read; the name under which pg_dump shares its snapshot."""
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    row = connection.execute("SELECT pg_export_snapshot()").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def look(connection: psycopg.Connection, database: Database) -> Survey:
@@ -154,6 +171,37 @@ def count(connection: psycopg.Connection, tables: list[tuple[str, str]]) -> dict
     return counts
 
 
+def count_of_snapshot(
+    connection: psycopg.Connection, tables: list[tuple[str, str]]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Rows of each table in the snapshot of ``connection``'s open transaction, and the tables of which it cannot know them.
+
+    A snapshot hides what others insert and delete, but not that they truncate, rewrite, rename or drop: such a table seems empty
+    or is gone, though a dump that was begun before has all of it.
+    """
+    counts: dict[str, int] = {}
+    uncounted = []
+    for table in tables:
+        try:
+            with connection.transaction():  # a savepoint
+                counts |= count(connection, [table])
+        except _GONE:
+            uncounted.append(table)
+    # Both sides of <> are asked at once: the table of the snapshot has one file, and what bears its name now another.
+    changed = connection.execute(
+        "SELECT n.nspname, c.relname"
+        + _OWN
+        + """AND c.relkind = 'r' AND (
+                 c.oid <> coalesce(to_regclass(format('%I.%I', n.nspname, c.relname))::oid, 0)
+                 OR c.relfilenode <> coalesce(pg_relation_filenode(c.oid), 0))"""
+    ).fetchall()
+    for schema, name in changed:
+        if (schema, name) in tables and (schema, name) not in uncounted:
+            counts.pop(f"{quoted(schema)}.{quoted(name)}", None)
+            uncounted.append((schema, name))
+    return counts, uncounted
+
+
 def quoted(name: str) -> str:
     """A name as psql takes it; quoted only where it has to be, so that the same name reads the same on every version.
 
@@ -163,48 +211,13 @@ def quoted(name: str) -> str:
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
-class Counting(threading.Thread):
-    """Counts rows in the dump's own snapshot while pg_dump runs."""
+def interrupt(connection: psycopg.Connection, ended: Callable[[], bool]) -> None:
+    """End the statement that another thread has under way on ``connection``: nobody may use or close it before.
 
-    def __init__(self, connection: psycopg.Connection, tables: list[tuple[str, str]], database: Database) -> None:
-        super().__init__(daemon=True)
-        self._connection, self._tables, self._database = connection, tables, database
-        self._counts: dict[str, int] = {}
-        self._error: FleetError | None = None
-        self.start()
-
-    def run(self) -> None:
-        """Count; what goes wrong is kept for ``result``."""
-        try:
-            self._counts = count(self._connection, self._tables)
-        except psycopg.Error as error:
-            self._error = explained(error, self._database)
-
-    def result(self, deadline: float) -> dict[str, int]:
-        """The rows per table.
-
-        Args:
-            deadline: on the monotonic clock.
-
-        Raises:
-            Refused, Unreachable: the server's answer, or none in time.
-        """
-        self.join(max(0.0, deadline - time.monotonic()))
-        if self.is_alive():
-            raise Unreachable(
-                f"counting the rows of {self._database.name} at {self._database.server} took longer than the dump may",
-                "raise DB_BACKUP_TIMEOUT (Timeout in the block backup-policy), or run it when the server has less load",
-            )
-        if self._error:
-            raise self._error
-        return self._counts
-
-    def end(self) -> None:
-        """Stop counting if it still goes on: nobody else may use or close the connection before."""
-        if self.is_alive():
-            with suppress(psycopg.Error):
-                self._connection.cancel_safe(timeout=5)
-            self.join(5)
-        if self.is_alive():
-            _cut(self._connection, threading.Event())
-            self.join()
+    Args:
+        ended: waits a little and says whether that thread is done.
+    """
+    with suppress(psycopg.Error):
+        connection.cancel_safe(timeout=5)
+    if not ended():
+        _cut(connection, threading.Event())

@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-from tasks.backups import history, restore, scratch, survey
+from tasks.backups import history, mounts, restore, scratch, survey
 from tasks.backups.keeper import Keeper, opened
 from tasks.backups.restore import Trial, Verified
 from tasks.backups.source import Target
@@ -27,6 +27,7 @@ def verify(keeper: Keeper, target: Target, trial: Trial) -> Verified:
         row_id = known.id
         try:
             sweep(keeper, trial, target)
+            mounts.require(Path(known.path or "").parent, must_be_mounted=False)
             with opened(keeper, target, Path(known.path or "")) as (file, manifest, current):
                 row_id = current
                 found = restore.verify(file, Path(known.path or ""), manifest, trial)

@@ -59,16 +59,17 @@ async def back_up(whose: Target) -> Made:
         given.stall_seconds,
         installation().pg_bin,
         restorer,
+        must_be_mounted=given.must_be_mounted,
     )
-    return await _shown(keeper, job, mailed)
+    return await _shown(keeper, job, mailed, given.keep == "dated")
 
 
-async def _shown(keeper: "Keeper", job: "Job", mailed: bool) -> Made:
+async def _shown(keeper: "Keeper", job: "Job", mailed: bool, keep_dated: bool) -> Made:
     """Dump in a thread beside a progress artifact; a cancelled run ends its dump as well."""
     from tasks.backups import backing_up
 
     whose, progress = job.target, job.progress
-    work = asyncio.create_task(asyncio.to_thread(backing_up.back_up, keeper, job, mailed))
+    work = asyncio.create_task(asyncio.to_thread(backing_up.back_up, keeper, job, mailed, keep_dated))
     shown = None
     try:
         while not (await asyncio.wait({work}, timeout=PROGRESS_SECONDS))[0]:
@@ -94,14 +95,14 @@ async def _show(shown: UUID | None, percent: float, whose: Target) -> UUID | Non
 
 
 @task(name="write the backup's page", cache_policy=NO_CACHE, persist_result=False)
-async def publish_backup(made: Made, delivered: Delivered | None) -> None:
+async def publish_backup(made: Made, delivered: Delivered | None, webhook: str = "") -> None:
     """Show the backup's facts as a page among the artifacts."""
-    await show_page(made, delivered)
+    await show_page(made, delivered, webhook)
 
 
-async def show_page(made: Made, delivered: Delivered | None) -> None:
-    """The backup's facts as a page among the artifacts; inside a step."""
-    page = report.page(made, delivered, installation().time_zone)
+async def show_page(made: Made, delivered: Delivered | None, webhook: str = "") -> None:
+    """The backup's facts as a page among the artifacts, with what ``tell_webhook`` returned; inside a step."""
+    page = report.page(made, delivered, installation().time_zone, webhook)
     await acreate_markdown_artifact(
         page, key=made.target.artifact, description=f"Latest backup of {made.target.spoken}"
     )
