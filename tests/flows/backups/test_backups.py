@@ -18,7 +18,7 @@ from flows.backups.verify import verify_backup
 from tasks.backups import history
 from tasks.backups.source import Target
 from tasks.backups.steps import dump as dump_steps
-from tasks.registry.models import BackupRun, Delivery
+from tasks.registry.models import BackupMail, BackupRun, Delivery
 from tasks.registry.names import ClientNames
 from tasks.registry.queries import forget_client, register_client
 from tests.tasks.backups.mail_server import PASSWORD, USER, certificates, mails, running
@@ -59,6 +59,7 @@ async def house(installed_registry, postgres_server, pg_bin, tmp_path, monkeypat
         yield tmp_path
     forget_client(installed_registry, "flowacme")
     with Session(installed_registry) as session:
+        session.exec(delete(BackupMail))  # SQLite gives the ids of the last rows again
         session.exec(delete(BackupRun))
         session.commit()
     with postgres_server.connect() as admin:
