@@ -14,6 +14,7 @@ from psycopg import errors, sql
 
 from tasks.clients import postgres
 from tasks.clients.postgres import CONNECTIONS, Server, alone, maintenance, statement
+from tasks.database_settings import carry_grants, carry_settings
 from tasks.errors import Conflict
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def make(server: Server, name: str, owner: str) -> Copied:
         Refused: no disk space left, a right is missing.
         Unreachable: the server went away.
     """
-    with _patient(server, name) as connection:
-        with _closed(connection, name):
+    with patient(server, name) as connection:
+        with closed(connection, name):
             try:
                 connection.execute(
                     sql.SQL("CREATE DATABASE {copy} TEMPLATE {name} CONNECTION LIMIT 0").format(
@@ -77,11 +78,11 @@ def make(server: Server, name: str, owner: str) -> Copied:
                     )
                 )
             except errors.ObjectInUse:
-                raise _in_use(server, connection, name) from None
+                raise in_use(server, connection, name) from None
         connection.execute(statement("COMMENT ON DATABASE {name} IS {owner}", copy_name(name), owner=owner))
         connection.execute(statement("REVOKE ALL ON DATABASE {name} FROM PUBLIC", copy_name(name)))
-        _carry_settings(connection, name)
-        _carry_grants(connection, name)
+        carry_settings(connection, name, copy_name(name))
+        carry_grants(connection, name, copy_name(name))
         found = _oids(connection, name)
         return Copied(found[name], found[copy_name(name)])
 
@@ -95,7 +96,7 @@ def put_back(server: Server, name: str, copied: Copied) -> str:
     Raises:
         Conflict, Refused, Unreachable: as in ``make``; the copy is untouched then.
     """
-    with _patient(server, name) as connection:
+    with patient(server, name) as connection:
         found = _oids(connection, name)
         if found.get(name) == copied.copy:
             return ""
@@ -108,10 +109,10 @@ def put_back(server: Server, name: str, copied: Copied) -> str:
             return f"database {name} was replaced meanwhile and stays; its old state is kept as {copy_name(name)}"
         if name in found:
             try:
-                with _closed(connection, name):
+                with closed(connection, name):
                     connection.execute(statement("DROP DATABASE {name}", name))
             except errors.ObjectInUse:
-                raise _in_use(server, connection, name) from None
+                raise in_use(server, connection, name) from None
         _take_place(connection, name)
     return ""
 
@@ -123,7 +124,7 @@ def drop(server: Server, name: str, owner: str, copied: Copied | None = None) ->
         owner: who must manage it.
         copied: the very one; without it, any of the name that is ours, since its making was cut off.
     """
-    with _patient(server, name) as connection:
+    with patient(server, name) as connection:
         _, database = postgres.facts(connection, copy_name(name))
         if database is None or not database.mine or database.comment not in (None, owner):
             return
@@ -132,7 +133,7 @@ def drop(server: Server, name: str, owner: str, copied: Copied | None = None) ->
 
 
 @contextmanager
-def _patient(server: Server, name: str) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+def patient(server: Server, name: str) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
     """The provisioner, alone with the database; waits for what a killed run had begun."""
     with maintenance(server) as connection:
         connection.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{COPY_SECONDS}s")))
@@ -141,27 +142,32 @@ def _patient(server: Server, name: str) -> Iterator["psycopg.Connection[tuple[An
 
 
 @contextmanager
-def _closed(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> Iterator[None]:
-    """Nobody is connected to ``name`` and nobody new gets in; open again afterwards, when it is still there."""
-    _limit(connection, name, 0)
+def closed(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, role: str = "") -> Iterator[None]:
+    """Nobody is connected to ``name`` and nobody new gets in; open again afterwards, when it is still there.
+
+    Args:
+        role: whose sessions are ended, and the provisioner's own; the one called like the database, unless given.
+    """
+    limit(connection, name, 0)
+    role = role or name
     row = connection.execute(
-        "SELECT NOT pg_has_role(current_user, oid, 'USAGE') FROM pg_roles WHERE rolname = %s", (name,)
+        "SELECT NOT pg_has_role(current_user, oid, 'USAGE') FROM pg_roles WHERE rolname = %s", (role,)
     ).fetchone()
     borrowed = bool(row and row[0])
     try:
         if borrowed:  # whoever is not a member of a role may not end its connections
-            connection.execute(statement("GRANT {name} TO CURRENT_USER", name))
+            connection.execute(statement("GRANT {name} TO CURRENT_USER", role))
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usename IN (%s, current_user)",
-            (name, name),
+            (name, role),
         )
         yield
     finally:
         if not connection.closed:
             if borrowed:
-                connection.execute(statement("REVOKE {name} FROM CURRENT_USER", name))
+                connection.execute(statement("REVOKE {name} FROM CURRENT_USER", role))
             if name in _oids(connection, name):
-                _limit(connection, name, CONNECTIONS + 10)
+                limit(connection, name, CONNECTIONS + 10)
 
 
 def _take_place(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
@@ -170,11 +176,12 @@ def _take_place(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) ->
             copy=sql.Identifier(copy_name(name)), name=sql.Identifier(name)
         )
     )
-    _limit(connection, name, CONNECTIONS + 10)
+    limit(connection, name, CONNECTIONS + 10)
 
 
-def _limit(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, limit: int) -> None:
-    connection.execute(statement("ALTER DATABASE {name} CONNECTION LIMIT {limit}", name, limit=limit))
+def limit(connection: "psycopg.Connection[tuple[Any, ...]]", name: str, most: int) -> None:
+    """Let at most so many sessions into database ``name`` (a superuser's are not counted)."""
+    connection.execute(statement("ALTER DATABASE {name} CONNECTION LIMIT {limit}", name, limit=most))
 
 
 def _oids(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> dict[str, int]:
@@ -185,49 +192,11 @@ def _oids(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> dict[
     return {found: int(oid) for found, oid in rows}
 
 
-def _in_use(server: Server, connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> Conflict:
+def in_use(server: Server, connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> Conflict:
+    """The error where somebody who may not be disconnected uses database ``name``."""
     rows = connection.execute("SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = %s LIMIT 5", (name,))
     users = ", ".join(str(row[0]) for row in rows) or "somebody"
     return Conflict(
         f"database {name} at {server.name} is in use by {users}, and cannot be copied or replaced meanwhile",
         "end that connection (pg_stat_activity shows it) and run again",
     )
-
-
-def _carry_settings(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
-    """Settings of the database, which a copy does not bring along; those that only a superuser may set are left out."""
-    rows = connection.execute(
-        "SELECT pg_get_userbyid(nullif(setrole, 0)), split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1) "
-        "FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) entry "
-        "WHERE d.datname = %s",
-        (name,),
-    ).fetchall()
-    for role, setting, value in rows:
-        whose = sql.SQL("DATABASE {copy}")
-        if role:
-            whose = sql.SQL("ROLE {role} IN DATABASE {copy}")
-        change = sql.SQL("ALTER " + "{} SET {} FROM CURRENT").format(
-            whose.format(role=sql.Identifier(role or ""), copy=sql.Identifier(copy_name(name))), sql.Identifier(setting)
-        )
-        try:
-            with connection.transaction():
-                # Its text may be a list; given back this way it is read as it was stored.
-                connection.execute("SELECT set_config(%s, %s, true)", (setting, value))
-                connection.execute(change)
-        except errors.InsufficientPrivilege:
-            continue
-
-
-def _carry_grants(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
-    """What others than the client may do with the database: a role for reports, say."""
-    rows = connection.execute(
-        "SELECT pg_get_userbyid(a.grantee), a.privilege_type FROM pg_database d, aclexplode(d.datacl) a "
-        "WHERE d.datname = %s AND a.grantee NOT IN (0, d.datdba)",
-        (name,),
-    ).fetchall()
-    for grantee, privilege in rows:
-        connection.execute(
-            sql.SQL("GRANT {privilege} ON DATABASE {copy} TO {grantee}").format(
-                privilege=sql.SQL(privilege), copy=sql.Identifier(copy_name(name)), grantee=sql.Identifier(grantee)
-            )
-        )

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from tasks.clients import postgres
+from tasks.clients.database_swap import coming_name
 from tasks.clients.postgres import Server, statement
 from tasks.errors import Conflict, Refused
 
@@ -17,7 +18,7 @@ ADMIN_OPTION = 160000
 
 
 def kept_aside(name: str) -> str:
-    """What an upgrade under way calls the state of database ``name`` from before it.
+    """What an upgrade or a restore under way calls the state of database ``name`` from before it.
 
     >>> kept_aside("zero_client_acme")
     'zero_client_acme__before'
@@ -33,13 +34,13 @@ class Found:
     closed: bool
     """Its role may not log in: a removal that was cut off closed it."""
     database: bool
-    aside: bool
-    """An upgrade keeps the database of before."""
+    beside: tuple[str, ...]
+    """What an operation under way has beside it: an upgrade the database of before, a restore the one to come."""
 
     @property
     def anything(self) -> bool:
         """Whether something is to be removed."""
-        return self.role or self.database or self.aside
+        return bool(self.role or self.database or self.beside)
 
 
 def look(server: Server, name: str, owner: str) -> Found:
@@ -58,7 +59,7 @@ def look(server: Server, name: str, owner: str) -> Found:
 
 
 def remove(server: Server, name: str, owner: str) -> None:
-    """Let nobody in any more, drop the database (and the one that an upgrade kept aside), then the role; see them gone.
+    """Let nobody in any more, drop the database (and what an operation has beside it), then the role; see them gone.
 
     Raises:
         Unreachable, Refused, Conflict: as in ``look``.
@@ -71,8 +72,8 @@ def remove(server: Server, name: str, owner: str) -> None:
                 _close(connection, name)
             if found.database:
                 _drop_database(connection, name)
-            if found.aside:
-                _drop_database(connection, kept_aside(name))
+            for one in found.beside:
+                _drop_database(connection, one)
             if found.role:
                 _drop_role(connection, name)
             left = _found(connection, server, name, owner)
@@ -83,12 +84,17 @@ def remove(server: Server, name: str, owner: str) -> None:
 def _found(connection: "psycopg.Connection[tuple[Any, ...]]", server: Server, name: str, owner: str) -> Found:
     role, database = postgres.facts(connection, name)
     postgres.refuse_foreign(server, name, owner, role, database)
-    _, kept = postgres.facts(connection, kept_aside(name))
-    aside = kept is not None and kept.mine and (kept.comment == owner or (kept.comment or "").startswith(owner + " "))
+    beside = []
+    for one in (kept_aside(name), coming_name(name)):
+        _, kept = postgres.facts(connection, one)
+        # A restore that was killed in the moment after it made the one to come had not labelled it yet.
+        fitting = {owner, None} if one == coming_name(name) else {owner}
+        if kept is not None and kept.mine and (kept.comment in fitting or (kept.comment or "").startswith(owner + " ")):
+            beside.append(one)
     if role is not None:
-        _refuse_ties(connection, server, name, {name, kept_aside(name)} if aside else {name})
+        _refuse_ties(connection, server, name, {name, *beside})
         require_admin(connection, server, name)
-    return Found(role is not None, role is not None and not role.login, database is not None, aside)
+    return Found(role is not None, role is not None and not role.login, database is not None, tuple(beside))
 
 
 # What a superuser's DROP OWNED in the maintenance database takes along is no tie for one: rights there, and on databases as such.

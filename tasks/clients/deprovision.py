@@ -6,7 +6,7 @@ nobody provisions the client meanwhile. The client's password is kept until no s
 
 from dataclasses import dataclass
 
-from tasks.clients import containers, database_removal, labelled, postgres, rotation, upgrade
+from tasks.clients import containers, database_removal, labelled, postgres, restore, rotation, upgrade
 from tasks.clients.adoption import twilio_block
 from tasks.clients.work import Work
 from tasks.clock import spoken
@@ -85,7 +85,7 @@ def look(work: Work, final_backup: bool) -> Stock:
     if pending.get("proven") and (found.closed or not found.database):
         return Stock(False, proven=pending["proven"])
     begun = (row.pending or {}).get("operation") if row is not None else None
-    if found.aside or begun in (upgrade.OPERATION, rotation.OPERATION):
+    if found.beside or begun in (upgrade.OPERATION, rotation.OPERATION, restore.OPERATION):
         raise Conflict(
             f"an operation on {work.client} ({begun or upgrade.OPERATION}) was cut off, and which of its states is to be backed up is not "
             "settled",

@@ -110,7 +110,7 @@ def ensure(server: Server, name: str, password: str, owner: str) -> DatabaseStat
             _ensure_role(connection, name, password, owner)
             _ensure_database(connection, name, owner)
             _grant(connection, name)
-            _open_public_schema_to(server, name)
+            open_public_schema(server, name, name)
             role, database = facts(connection, name)
             faults = _faults(connection, name, role, database)
             if faults:
@@ -362,10 +362,11 @@ def _grant(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None
     connection.execute(statement("ALTER DATABASE {name} CONNECTION LIMIT {limit}", name, limit=CONNECTIONS + 10))
 
 
-def _open_public_schema_to(server: Server, name: str) -> None:
-    with connected(server, server.username, server.password, name) as inside:
+def open_public_schema(server: Server, database: str, role: str) -> None:
+    """Let ``role`` make tables in the schema public of ``database``, and nobody else."""
+    with connected(server, server.username, server.password, database) as inside:
         inside.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        inside.execute(statement("GRANT USAGE, CREATE ON SCHEMA public TO {name}", name))
+        inside.execute(statement("GRANT USAGE, CREATE ON SCHEMA public TO {name}", role))
 
 
 def _harden(server: Server, connection: "psycopg.Connection[tuple[Any, ...]]") -> None:

@@ -54,7 +54,7 @@ def before(work: Work) -> Before:
 
 def begin(work: Work, operation: str, **facts: Any) -> None:
     """Note that ``operation`` begins by setting the old container aside, and how to put that back."""
-    _pending(work, {"operation": operation, "phase": ASIDE, "before": asdict(_seen_before(work)), **facts})
+    _pending(work, {"operation": operation, "phase": ASIDE, "before": asdict(seen_before(work)), **facts})
 
 
 def note(work: Work, phase: str, row: Mapping[str, Any] | None = None, **facts: Any) -> None:
@@ -116,7 +116,7 @@ def refuse_once(work: Work) -> None:
         )
 
 
-def _seen_before(work: Work) -> Before:
+def seen_before(work: Work) -> Before:
     """The container as it is now, for coming back to it.
 
     Raises:
@@ -139,13 +139,20 @@ def _seen_before(work: Work) -> Before:
 
 def set_aside(work: Work) -> None:
     """Stop the old container, keep it from starting by itself, and take its name away."""
+    old = hold_still(work)
+    if old is not None:
+        _rename(work.engine_client(), old, aside_name(work))
+    work.container = None
+
+
+def hold_still(work: Work) -> Seen | None:
+    """Stop the old container and keep it from starting by itself; None: it is gone."""
     old = _old(work)
     if old is not None:
         _restarts(work.engine_client(), old, "no", 0)
         if old.state in ALIVE:
             containers.stop(work.engine_client(), old)
-        _rename(work.engine_client(), old, aside_name(work))
-    work.container = None
+    return old
 
 
 def make_new(work: Work, start: bool = True) -> None:

@@ -4,7 +4,7 @@ from prefect.client.schemas.objects import BlockDocument
 from prefect.logging import get_run_logger
 
 from blocks.docker import connect, engine_name
-from tasks.clients import containers, provisioning, rotation, upgrade
+from tasks.clients import containers, provisioning, restore, rotation, upgrade
 from tasks.clients.engine import answers
 from tasks.clients.steps import client_blocks
 from tasks.clients.steps.gate import until_ready
@@ -29,7 +29,7 @@ async def take_up(work: Work) -> None:
 
 
 async def settle(work: Work) -> None:
-    """Finish or take back an upgrade or a rotation that a killed run left under way; only for an operation that holds the client.
+    """Finish or take back an upgrade, a rotation or a restore that a killed run left under way; only for an operation that holds the client.
 
     Raises:
         FleetError: it could not be done now, and stays noted.
@@ -38,13 +38,13 @@ async def settle(work: Work) -> None:
         return
     stored = await in_thread(queries.find_instance, work.registry, work.client)
     begun = (stored.pending or {}).get("operation") if stored else None
-    if begun not in (upgrade.OPERATION, rotation.OPERATION):
+    if begun not in _SETTLED:
         return
     mine = Work(work.client, work.run_id, work.operation, work.house, work.registry)
     try:
         async with journaled(mine, f"settle {begun}") as entry:
             await _fill(mine)
-            said = await (_settle_upgrade if begun == upgrade.OPERATION else _settle_rotation)(mine, entry)
+            said = await _SETTLED[begun](mine, entry)
     finally:
         if mine.docker is not None:
             await in_thread(mine.docker.close)
@@ -52,22 +52,31 @@ async def settle(work: Work) -> None:
 
 
 async def _settle_upgrade(work: Work, entry: journal.Entry) -> str:
-    """End an upgrade that was cut off. Where its image runs, people may have worked with it since: the trial goes on, and only a
-    service that does not pass the gate is taken back.
-    """
-    serves = False
-    if await in_thread(upgrade.runs_new, work):
-        get_run_logger().info(
-            "%s: an upgrade was cut off while its new container was tried; waiting until that serves, at most %s s, else it is "
-            "taken back", work.client, work.spec.ready_within,
-        )  # fmt: skip
-        try:
-            await until_ready(work, entry)
-            serves = True
-        except FleetError as error:
-            get_run_logger().warning("%s: %s", work.client, error)
+    serves = await in_thread(upgrade.runs_new, work) and await _serves_after_all(work, entry, "an upgrade")
     with entry.outside():
         return await in_thread(upgrade.settle, work, serves)
+
+
+async def _settle_restore(work: Work, entry: journal.Entry) -> str:
+    serves = await in_thread(restore.runs_restored, work) and await _serves_after_all(work, entry, "a restore")
+    with entry.outside():
+        return await in_thread(restore.settle, work, serves)
+
+
+async def _serves_after_all(work: Work, entry: journal.Entry, what: str) -> bool:
+    """Whether what was tried when the run was cut off serves. People may have worked with it since: so the trial goes on, and only a
+    service that does not pass the gate is taken back.
+    """
+    get_run_logger().info(
+        "%s: %s was cut off while it was tried; waiting until the service answers, at most %s s, else it is taken back",
+        work.client, what, work.spec.ready_within,
+    )  # fmt: skip
+    try:
+        await until_ready(work, entry)
+    except FleetError as error:
+        get_run_logger().warning("%s: %s", work.client, error)
+        return False
+    return True
 
 
 async def _settle_rotation(work: Work, entry: journal.Entry) -> str:
@@ -119,3 +128,10 @@ def _look(work: Work, block: object) -> None:
     seen = containers.inspect(work.docker, work.names.container)
     work.container = containers.recognised(seen, work.house.fleet, work.stored)
     containers.refuse_foreign(work.container, work.house.fleet, work.client)
+
+
+_SETTLED = {
+    upgrade.OPERATION: _settle_upgrade,
+    rotation.OPERATION: _settle_rotation,
+    restore.OPERATION: _settle_restore,
+}

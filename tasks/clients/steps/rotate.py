@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,7 +15,7 @@ from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import journaled, outside, work_on
 from tasks.clients.steps.provision import write_page
 from tasks.clients.steps.threads import in_thread
-from tasks.clients.steps.trial import back_if_it_fails
+from tasks.clients.steps.trial import back_if_it_fails, old_again
 
 
 @task(name="look at the client", cache_policy=NO_CACHE, persist_result=False)
@@ -31,9 +32,8 @@ async def look(client: str) -> None:
 @asynccontextmanager
 async def back_to_the_old_secrets_if_it_fails(client: str) -> AsyncIterator[None]:
     """Until the service was seen to serve with the new secrets, whatever fails brings back the old ones and the old container."""
-    async with back_if_it_fails(
-        client, "rotation of its secrets", "the old container with the old secrets", take_rotation_back
-    ):
+    again = partial(old_again, old="the old container with the old secrets", back=take_rotation_back)
+    async with back_if_it_fails(client, "rotation of its secrets", again):
         yield
 
 

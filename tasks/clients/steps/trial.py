@@ -16,16 +16,17 @@ from tasks.registry.models import Status
 
 Back = Callable[[Work, journal.Entry], Awaitable[str]]
 """Takes back what was begun; returns what could not be put back as it was."""
+Again = Callable[[Work, journal.Entry], Awaitable[tuple[str, Status]]]
+"""Takes back and sees; returns how it is now, in words and in one."""
 
 
 @asynccontextmanager
-async def back_if_it_fails(client: str, what: str, old: str, back: Back) -> AsyncIterator[None]:
+async def back_if_it_fails(client: str, what: str, again: Again) -> AsyncIterator[None]:
     """Take back what the block did when it fails, wait for the old container, and say both in one sentence.
 
     Args:
         what: what is done, for the sentence: ``upgrade to IMAGE``.
-        old: what comes back: ``the old image``.
-        back: takes back.
+        again: takes back; ``old_again`` but for its last two arguments.
 
     Raises:
         Unhealthy: it failed and was taken back.
@@ -44,7 +45,8 @@ async def back_if_it_fails(client: str, what: str, old: str, back: Back) -> Asyn
         why = cause.what if cause else f"unexpected {type(error).__name__}"
         cure = cause.cure if cause and not lines else "read the new container's last lines in this run's log"
         try:
-            how, status = await _old_again(work, old, back)
+            async with journaled(work, "take back") as entry:
+                how, status = await again(work, entry)
         except FleetError as worse:
             stuck = Unhealthy(
                 f"{client}: the {what} failed ({why}), and could not be taken back ({worse.what})",
@@ -58,17 +60,21 @@ async def back_if_it_fails(client: str, what: str, old: str, back: Back) -> Asyn
         raise raised from None
 
 
-async def _old_again(work: Work, old: str, back: Back) -> tuple[str, Status]:
-    """Take back and see; how it is now, in words and in one."""
-    async with journaled(work, "take back") as entry:
-        left = await back(work, entry)
-        said, status = f"{old} is back, not running, as before", trial.resting(work)
-        if work.container is None:
-            said, status = f"{old} is not back", Status.MISSING
-        elif trial.before(work).running:
-            try:
-                await until_ready(work, entry)
-                said, status = f"{old} serves again at {work.url}", Status.RUNNING
-            except FleetError as error:
-                said, status = f"{old} is back, and does not serve either ({error.what})", Status.ERROR
+async def old_again(work: Work, entry: journal.Entry, old: str, back: Back) -> tuple[str, Status]:
+    """Take back and see; how it is now, in words and in one.
+
+    Args:
+        old: what comes back: ``the old image``.
+        back: takes back.
+    """
+    left = await back(work, entry)
+    said, status = f"{old} is back, not running, as before", trial.resting(work)
+    if work.container is None:
+        said, status = f"{old} is not back", Status.MISSING
+    elif trial.before(work).running:
+        try:
+            await until_ready(work, entry)
+            said, status = f"{old} serves again at {work.url}", Status.RUNNING
+        except FleetError as error:
+            said, status = f"{old} is back, and does not serve either ({error.what})", Status.ERROR
     return (f"{said}; {left}" if left else said), status

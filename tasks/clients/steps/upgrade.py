@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,7 +15,7 @@ from tasks.clients.steps.gate import until_ready
 from tasks.clients.steps.operation import journaled, outside, work_on
 from tasks.clients.steps.provision import write_page
 from tasks.clients.steps.threads import in_thread
-from tasks.clients.steps.trial import back_if_it_fails
+from tasks.clients.steps.trial import back_if_it_fails, old_again
 from tasks.clients.work import Work
 from tasks.registry import journal
 
@@ -59,7 +60,7 @@ async def look(client: str, image: str, pinned: str) -> Outlook:
 @asynccontextmanager
 async def back_to_the_old_image_if_it_fails(client: str, image: str) -> AsyncIterator[None]:
     """Until the new image was seen to serve, whatever fails brings back the old container with its database as it was."""
-    async with back_if_it_fails(client, f"upgrade to {image}", "the old image", _back):
+    async with back_if_it_fails(client, f"upgrade to {image}", partial(old_again, old="the old image", back=_back)):
         yield
 
 

@@ -26,7 +26,7 @@ POINTS = [
     "-containers.start",
     "readiness.until_ready",
 ]
-MORE = ["postgres._ensure_role", "postgres._ensure_database", "postgres._open_public_schema_to", "containers.create",
+MORE = ["postgres._ensure_role", "postgres._ensure_database", "postgres.open_public_schema", "containers.create",
         "containers.start", "containers.ensure_network", "provisioning.announce", "provisioning.finish"]  # fmt: skip
 
 

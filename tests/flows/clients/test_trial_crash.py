@@ -20,7 +20,7 @@ from tests.flows.clients.test_upgrade import put_rows, tables, upgrade
 # The image works; killed before its container runs (with --soak), the upgrade is taken back; after that people may work with it, and
 # it is finished.
 TAKEN_BACK = [
-    "-database_copy._carry_settings",
+    "-database_copy.carry_settings",
     "-trial.set_aside",
     "trial.set_aside",
     "database_copy.make",

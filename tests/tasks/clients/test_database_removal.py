@@ -45,7 +45,7 @@ def test_what_an_upgrade_kept_aside_goes_and_a_foreign_one_of_that_name_stays(pr
         admin.execute(f"DROP DATABASE {aside}")
         make(provisioner, name)
         admin.execute(f"ALTER DATABASE {name} RENAME TO {aside}")
-    assert database_removal.look(provisioner, name, OWNER.format(name)).aside
+    assert database_removal.look(provisioner, name, OWNER.format(name)).beside == (aside,)
     database_removal.remove(provisioner, name, OWNER.format(name))
     assert there(postgres_server, name) == there(postgres_server, aside) == (False, False)
 
