@@ -1,6 +1,6 @@
 """A run of provision-client that kills itself: ``python -m tests.flows.clients.crash POINT CLIENT IMAGE``.
 
-POINT is ``module.function`` under tasks.clients; the process dies by SIGKILL right after the first call of it returned (before
+POINT is ``module.function`` under tasks.clients (``backups/module.function``: under tasks.backups); the process dies by SIGKILL right after the first call of it returned (before
 it, with a leading ``-``), so nothing of it can tidy up. ``none``: it runs to its end.
 """
 
@@ -14,8 +14,9 @@ import sys
 def die_at(point: str) -> None:
     """Patch the function."""
     before = point.startswith("-")
-    module_name, _, name = point.lstrip("-").rpartition(".")
-    module = importlib.import_module(f"tasks.clients.{module_name}")
+    trade, _, rest = point.lstrip("-").rpartition("/")
+    module_name, _, name = rest.rpartition(".")
+    module = importlib.import_module(f"tasks.{trade or 'clients'}.{module_name}")
     function = getattr(module, name)
 
     if asyncio.iscoroutinefunction(function):
