@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,14 @@ from tasks.errors import Conflict, Refused
 
 PREFIX = "zero_scratch_"
 _LABEL = "zero-fleet scratch"
+_UNDER_WAY = 20.0
+"""Seconds that a killed run's CREATE DATABASE may go on: the server sees only now and then that its client is gone."""
+_CAME_MEANWHILE = (
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateDatabase,
+    psycopg.errors.UniqueViolation,
+)
+"""What a killed run had under way came to its end after we had looked."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,9 @@ def made(server: Database, scratch: Scratch, encoding: str, seconds: float) -> I
     with survey.connected(server, seconds) as connection:
         drop(connection, scratch)
         try:
+            made_now = _make(connection, server, scratch, encoding)
+        except _CAME_MEANWHILE:
+            drop(connection, scratch)
             made_now = _make(connection, server, scratch, encoding)
         except psycopg.Error:
             drop(connection, scratch)
@@ -129,9 +141,16 @@ def drop(connection: psycopg.Connection, scratch: Scratch) -> bool:
             f"a database or role {scratch.name} exists that no trial restore of ours made", "rename or drop it by hand"
         )
     name = sql.Identifier(scratch.name)
-    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-    connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
-    return True
+    until = time.monotonic() + _UNDER_WAY
+    while True:
+        try:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
+            return True
+        except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.ObjectInUse):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def require_room(connection: psycopg.Connection, server: Database, needed: int, what: str = "trial restore") -> str:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import random
+import threading
 from dataclasses import replace
 
 import psycopg
@@ -172,3 +173,19 @@ def test_only_the_head_of_a_dump_is_fitted_to_an_older_server():
     data = b"x" * 70_000 + line
     assert b"".join(fitted(iter([b"a" + line, data]), 16)) == b"a\n" + data
     assert b"".join(fitted(iter([b"a" + line, data]), 17)) == b"a" + line + data
+
+
+def test_what_a_killed_trial_has_still_under_way_is_waited_for(job, trial, provisioner, postgres_server):
+    """The server goes on with a CREATE DATABASE whose client was killed; until it is there it cannot be dropped, nor its owner."""
+    made = dump(job)
+    place = scratch.scratch_of(trial.fleet, made.target)
+    with survey.connected(provisioner, 30) as connection:
+        scratch._make(connection, provisioner, place, "UTF8")
+        connection.execute(f"DROP DATABASE {place.name}")
+    with postgres_server.connect() as admin:  # it hinders the role's end as such a database does, for a second
+        admin.execute(f"CREATE SCHEMA {place.name} AUTHORIZATION {place.name}")
+        ended = threading.Timer(1.0, admin.execute, (f"DROP SCHEMA {place.name}",))
+        ended.start()
+        _verify(job, trial, made)
+        ended.join()
+    assert _scratches(provisioner) == set()
