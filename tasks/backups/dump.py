@@ -16,7 +16,7 @@ from pathlib import Path
 from tasks import children
 from tasks.backups import dated, dumped, inventory, mounts, programs, schema, survey
 from tasks.backups import manifest as manifests
-from tasks.backups.archive import CHUNK, Archive, decompressed, disk_error, is_complete, prove, publish, temporary
+from tasks.backups.archive import Archive, decompressed, disk_error, is_complete, prove, publish, temporary
 from tasks.backups.manifest import Manifest
 from tasks.backups.source import Database, Target, mib
 from tasks.clock import now
@@ -27,6 +27,8 @@ NEEDED_OF_DATABASE = 0.5
 """Free disk that a dump asks for: 1.2 x the last file or half the database, whichever is more (measured: 0.37)."""
 _STDERR = 16_384
 _TICK = 0.5
+_PIPE = 1 << 20
+_PIECE = 256 << 10
 _GATHER = 0.002
 """Seconds to let the pipe fill again: pg_dump writes row by row, and to be woken for each cost a fifth of our CPU time."""
 
@@ -107,7 +109,7 @@ def dump(job: Job, published: Callable[[], None] = lambda: None) -> Manifest:
         asked = inventory.Asked(job.database, seen.tables, fit, snapshot, _lock_seconds(job), deadline, job.cancelled)
         with inventory.beside(asked, connection) as answered:
             reader = dumped.Reader()
-            prove(file, part, archive.raw_bytes, reader.feed)
+            prove(file, part, archive.raw_bytes, reader.feed, archive.seams)
             found = answered()
         connection.close()
         made = Manifest(
@@ -144,10 +146,7 @@ def _stream(
     job: Job, fit: programs.Programs, seen: survey.Survey, snapshot: str, file: io.FileIO, deadline: float
 ) -> tuple[Archive, int, str]:
     """Dump into ``file``: the archive, its size and SHA-256."""
-    try:
-        archive = Archive(file)
-    except OSError as error:
-        raise disk_error(error, job.path.parent) from None
+    archive = Archive(file)
     try:
         with programs.pgpass(job.database.password) as passfile:
             # A role's own limit would hold for pg_dump's first statements, before it switches it off itself.
@@ -160,11 +159,7 @@ def _stream(
                 children.stop(child)
         file_bytes, digest = archive.close()
     except OSError as error:  # ours wins over what pg_dump says of a reader that went away
-        archive.abandon()
         raise disk_error(error, job.path.parent) from None
-    except BaseException:
-        archive.abandon()
-        raise
     return archive, file_bytes, digest
 
 
@@ -219,7 +214,7 @@ def required_bytes(last: int, database: int) -> int:
 def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: float) -> None:
     """Move the dump from pg_dump to the archive under our own watchdog; raises OSError when the disk refuses."""
     assert child.stdout is not None and child.stderr is not None
-    _widen(child.stdout.fileno())
+    wide = _widen(child.stdout.fileno())
     said = b""
     last_byte = time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -229,14 +224,14 @@ def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: 
             ready = selector.select(_TICK)
             moment = time.monotonic()
             for key, _ in ready:
-                data = os.read(key.fd, CHUNK)
+                data = os.read(key.fd, _PIECE)
                 if not data:
                     selector.unregister(key.fileobj)
                 elif key.fileobj is child.stdout:
                     archive.write(data)
                     job.progress.done += len(data)
                     last_byte = time.monotonic()
-                    if len(data) < CHUNK // 2:
+                    if wide and len(data) < _PIECE:
                         time.sleep(_GATHER)
                 else:
                     said = (said + data)[-_STDERR:]
@@ -249,10 +244,11 @@ def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: 
         raise programs.pg_dump_error(said.decode(errors="replace"), code, job.database)
 
 
-def _widen(pipe: int) -> None:
-    """Let the pipe hold 1 MiB instead of 64 KiB, so that we wake seldom; only Linux can, and it may refuse."""
+def _widen(pipe: int) -> bool:
+    """Let the pipe hold 1 MiB instead of 64 KiB, so that we wake seldom; whether it does: only Linux can, and it may refuse."""
     with suppress(AttributeError, OSError):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
+        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE) >= _PIPE
+    return False
 
 
 def _watch(job: Job, moment: float, last_byte: float, deadline: float) -> None:

@@ -28,13 +28,18 @@ def dump_of(size: int) -> bytes:
     )
 
 
-def written(path: Path, dump: bytes, piece: int) -> tuple[int, str]:
+def sewn(path: Path, dump: bytes, piece: int) -> tuple[int, str, list[int]]:
     with open(path, "w+b", buffering=0) as file:
         under_way = Archive(file)
         for start in range(0, len(dump), piece):
             under_way.write(dump[start : start + piece])
         assert under_way.raw_bytes == len(dump) and archive.is_complete(under_way.tail)
-        return under_way.close()
+        return *under_way.close(), under_way.seams
+
+
+def written(path: Path, dump: bytes, piece: int) -> tuple[int, str]:
+    size, digest, _ = sewn(path, dump, piece)
+    return size, digest
 
 
 @contextmanager
@@ -52,7 +57,6 @@ def test_the_file_is_a_gzip_of_what_was_written_and_its_digest_the_files(tmp_pat
     with opened(path) as file:
         assert prove(file, path, len(dump)) == len(dump)
         assert b"".join(decompressed(file, path)) == dump
-        assert b"".join(decompressed(file, path, ahead=False)) == dump
 
 
 def test_the_disk_begins_early_and_each_part_once(tmp_path, monkeypatch):
@@ -80,7 +84,6 @@ def test_a_file_system_that_cannot_begin_early_takes_the_backup_all_the_same(tmp
             assert (size, prove(file, path)) == (path.stat().st_size, len(dump))
 
 
-@pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -96,7 +99,7 @@ def test_a_file_system_that_cannot_begin_early_takes_the_backup_all_the_same(tmp
         lambda held: b"PGDMP" + held,
     ],
 )
-def test_damage_is_seen_by_whoever_reads(tmp_path, damage, ahead):
+def test_damage_is_seen_by_whoever_reads(tmp_path, damage):
     dump, path = dump_of(1_500_000), tmp_path / "a.gz"
     written(path, dump, 1 << 20)
     path.write_bytes(damage(path.read_bytes()))
@@ -105,8 +108,40 @@ def test_damage_is_seen_by_whoever_reads(tmp_path, damage, ahead):
             prove(file, path, len(dump))
         if path.stat().st_size:  # an empty file is a gzip of nothing; only the proof wants a dump in it
             with pytest.raises(Damaged):
-                for _ in decompressed(file, path, ahead):
+                for _ in decompressed(file, path):
                     pass
+
+
+@pytest.mark.parametrize("provers", [1, 4])
+def test_the_proof_by_members_sees_all_in_order_and_damage_in_each_part_of_each(tmp_path, monkeypatch, provers):
+    monkeypatch.setattr(archive, "MEMBER", 200_000)
+    monkeypatch.setattr(archive, "PROVERS", provers)
+    dump, path, seen = dump_of(1_500_000), tmp_path / "a.gz", bytearray()
+    size, _, seams = sewn(path, dump, 1 << 18)
+    assert len(seams) == -(-len(dump) // 200_000) > 5 and seams == sorted(set(seams))
+    assert gzip.decompress(path.read_bytes()) == dump
+    with opened(path) as file:
+        assert prove(file, path, len(dump), seen.extend, seams) == len(dump)
+        assert b"".join(decompressed(file, path)) == dump == bytes(seen)
+    held = path.read_bytes()
+    bad = [held[:-1], held[: seams[-1]], held[: seams[-1] + 20], held + b"junk", held[: seams[2]] + held[seams[3] :]]
+    bad += [held[: seams[-2]] + bytes(seams[-1] - seams[-2]) + held[seams[-1] :]]
+    for start, end in itertools.pairwise((*seams, size)):
+        for at in (start, start + 1, start + 300, (start + end) // 2, end - 8, end - 3):  # mark, data, CRC, length
+            bad.append(held[:at] + bytes([held[at] ^ 4]) + held[at + 1 :])
+    for damaged in bad:
+        path.write_bytes(damaged)
+        with opened(path) as file, pytest.raises(Damaged):
+            prove(file, path, len(dump), seams=seams)
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_a_dump_that_ends_where_a_member_does_is_whole(tmp_path, monkeypatch, beyond):
+    dump, path = dump_of(300_000), tmp_path / "a.gz"
+    monkeypatch.setattr(archive, "MEMBER", (len(dump) + beyond) // 2)
+    _, _, seams = sewn(path, dump, 70_000)
+    with opened(path) as file:
+        assert prove(file, path, len(dump), seams=seams) == prove(file, path) == len(dump)
 
 
 def test_a_dump_without_its_end_or_of_another_length_is_no_backup(tmp_path):
@@ -119,31 +154,17 @@ def test_a_dump_without_its_end_or_of_another_length_is_no_backup(tmp_path):
         prove(file, path, len(cut) + 1)
 
 
-def test_a_disk_that_is_full_is_said_at_the_header_already():
-    with open("/dev/full", "w+b", buffering=0) as full, pytest.raises(OSError, match="No space left"):
-        Archive(full)
+def test_a_disk_that_is_full_is_said_by_whoever_writes():
+    with open("/dev/full", "w+b", buffering=0) as full:
+        under_way = Archive(full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            under_way.write(random.randbytes(3_000_000))
+    assert isinstance(archive.disk_error(caught.value, Path("/b")), Refused)
 
 
-def test_a_disk_that_becomes_full_half_way_is_said_by_whoever_writes(tmp_path, monkeypatch):
-    real, left = archive._Hashed.write, [300_000]
-
-    def filling(self, data):
-        left[0] -= len(data)
-        if left[0] < 0:
-            raise OSError(28, "No space left on device")
-        return real(self, data)
-
-    def fill(under_way):
-        for _ in range(50):
-            under_way.write(random.randbytes(200_000))
-        under_way.close()
-
-    monkeypatch.setattr(archive._Hashed, "write", filling)
-    with open(tmp_path / "a.gz", "w+b", buffering=0) as file:
-        under_way = Archive(file)
-        try:
-            with pytest.raises(OSError, match="No space left") as caught:
-                fill(under_way)
-        finally:
-            under_way.abandon()
-    assert isinstance(archive.disk_error(caught.value, tmp_path), Refused)
+def test_a_disk_that_becomes_full_at_the_very_end_is_said_when_the_file_is_closed():
+    with open("/dev/full", "w+b", buffering=0) as full:
+        under_way = Archive(full)
+        under_way.write(b"few")
+        with pytest.raises(OSError, match="No space left"):
+            under_way.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.backups import dump as module
 from tasks.backups import manifest as manifests
 from tasks.backups.dump import Job, dump
 from tasks.backups.programs import Programs, choose
@@ -276,3 +277,11 @@ def test_an_announced_manifest_whose_dump_never_came_is_withdrawn(job):
     manifests.settle(job.path)
     assert manifests.read(job.path) == first
     assert _files(job) == {job.path.name, job.path.name + ".json"}
+
+
+def test_a_pipe_that_cannot_be_widened_is_not_waited_for(job, monkeypatch):
+    with open("/dev/null", "rb") as file:
+        assert not module._widen(file.fileno())
+    monkeypatch.setattr(module, "_GATHER", 60.0)
+    monkeypatch.setattr(module, "_widen", lambda pipe: False)
+    assert dump(replace(job, timeout_seconds=30)).raw_bytes > 0
