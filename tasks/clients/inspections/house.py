@@ -20,6 +20,7 @@ DEPLOYMENTS = {
     "rotate": "rotate-client-secrets",
     "deprovision": "deprovision-client",
     "clean restart": "restart-zero with clean=true",
+    "restore": "restore-database",
 }
 """What an operation is started by, where that is not its name and -zero."""
 

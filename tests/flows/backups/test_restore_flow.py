@@ -289,6 +289,26 @@ async def test_a_file_from_elsewhere_is_taken_when_it_is_a_whole_dump(app, tmp_p
     assert app.databases() == [app.name, new]
 
 
+async def test_a_cancelled_restore_ends_its_load_and_leaves_nothing_half_made(app, tmp_path):
+    slow = tmp_path / "slow.sql.gz"
+    head = b"--\n-- PostgreSQL database dump\n--\n\nCREATE TABLE kept (note text);\nSELECT pg_sleep(300);\n"
+    slow.write_bytes(gzip.compress(head + b"\n--\n-- PostgreSQL database dump complete\n--\n\n"))
+    for given in ({"into": f"{app.name}_new"}, {}):
+        run = asyncio.create_task(restored(str(slow), **given))
+        with app.server.connect() as admin:
+            asleep = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND query LIKE '%%pg_sleep(300)%%' AND state = 'active'"
+            for _ in range(300):
+                if admin.execute(asleep, (app.role,)).fetchone() == (1,):
+                    break
+                await asyncio.sleep(0.1)
+            assert len(app.databases()) == 2
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            assert admin.execute(asleep, (app.role,)).fetchone() == (0,)
+        assert app.databases() == [app.name] and app.kept() == ["before"]
+
+
 async def _killed(point: str, backup: str, pg_bin, seconds: float = 0) -> None:
     """A run in a process of its own that dies at ``point``, or ``seconds`` after it began."""
     settings = get_current_settings().to_environment_variables(exclude_unset=True)

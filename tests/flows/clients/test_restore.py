@@ -1,10 +1,11 @@
 """restore-database over a client's database, and into a new one, on the real engine, PostgreSQL and Prefect server."""
 
 import asyncio
+import contextlib
 import gzip
-import itertools
 import json
-import os
+import random
+import socket
 
 import httpx
 import psycopg
@@ -28,7 +29,7 @@ from tests.flows.clients.test_restore_by_hand import provisioner
 from tests.standins.zero import variants
 
 __all__ = ["provisioner"]
-_PORTS = itertools.count()
+_PORTS = iter(random.sample(range(21_000, 29_000), 1000))
 
 
 @pytest.fixture
@@ -42,7 +43,11 @@ async def backups(house, pg_bin, tmp_path, monkeypatch):
 
 def steady(image: str, **changes) -> SpecChanges:
     """A spec with a port of this client's own: another test session's may take an allocated one while ours stands still."""
-    return wanted(image, host_port=21_000 + os.getpid() % 400 * 20 + next(_PORTS), **changes)
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return wanted(image, host_port=port, **changes)
+    raise AssertionError("no port is free")
 
 
 async def restored(client: str, backup: str = "latest", **other):

@@ -14,8 +14,8 @@ import pytest
 from prefect.settings import get_current_settings
 
 from flows.backups.backup import backup_database
+from flows.clients.restart import restart_zero
 from flows.clients.start import start_zero
-from flows.clients.upgrade import upgrade_zero
 from tests.flows.clients.test_provision import run
 from tests.flows.clients.test_restore import backups, kept, restored, settled, steady, write
 
@@ -43,8 +43,8 @@ MORE = [
 ]
 
 
-async def killed(point: str, client: str, pg_bin: Path, seconds: float = 0) -> None:
-    """A run in a process of its own that dies at ``point``, or ``seconds`` after it began (or is through by then)."""
+async def killed(point: str, client: str, pg_bin: Path, seconds: float = 0) -> str:
+    """A run in a process of its own that dies at ``point``, or ``seconds`` after it began (or is through by then); what it said."""
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.flows.clients.crash_restore", point, client, "latest", str(pg_bin)],
@@ -59,6 +59,7 @@ async def killed(point: str, client: str, pg_bin: Path, seconds: float = 0) -> N
     said, _ = await asyncio.to_thread(process.communicate, timeout=120)
     timer.cancel()
     assert process.returncode == -signal.SIGKILL or (seconds and process.returncode == 0), (point, said[-2000:])
+    return said[-3000:]
 
 
 @pytest.fixture
@@ -71,13 +72,12 @@ async def client(house, zero_image, slug, postgres_server, backups) -> str:
     return slug
 
 
-async def next_run(count: int, slug: str, image: str) -> str:
-    """One of the flows that end what was cut off; what it said."""
+async def next_run(count: int, slug: str) -> None:
+    """One of the flows that end what was cut off."""
     runs = [lambda: run(slug), lambda: start_zero([slug], return_state=True)]
-    runs += [lambda: upgrade_zero([slug], image, return_state=True)]
+    runs += [lambda: restart_zero([slug], return_state=True)]
     state = await runs[count % len(runs)]()
     assert state.is_completed(), state.message
-    return str(state.message)
 
 
 def saved(folder: Path, slug: str) -> list[bytes]:
@@ -86,26 +86,26 @@ def saved(folder: Path, slug: str) -> list[bytes]:
 
 
 async def test_a_restore_that_was_killed_is_taken_back_or_finished_by_the_next_run(
-    house, zero_image, client, docker_client, postgres_server, backups, pg_bin, soak
+    house, client, docker_client, postgres_server, backups, pg_bin, soak
 ):
     for count, (point, held) in enumerate(POINTS + (MORE if soak else [])):
-        await killed(point, client, pg_bin)
-        await next_run(count, client, zero_image)
+        said = await killed(point, client, pg_bin)
+        await next_run(count, client)
         await settled(house, docker_client, postgres_server, client)
-        assert await kept(postgres_server, client) == held, point
+        assert await kept(postgres_server, client) == held, (point, said)
         if held == NEW:
             assert any(b"\nafter\n" in text for text in saved(backups, client)), point
             await write(postgres_server, client, "after")
 
 
 async def test_a_restore_that_was_killed_at_any_moment_loses_nothing_and_leaves_nothing(
-    house, zero_image, client, docker_client, postgres_server, backups, pg_bin, soak
+    house, client, docker_client, postgres_server, backups, pg_bin, soak
 ):
     dice = random.Random(7)
     for count in range(25 if soak else 2):
         await killed("none", client, pg_bin, dice.uniform(0.3, 7))
         if count % 2:
-            await next_run(count, client, zero_image)
+            await next_run(count, client)
         else:
             state = await restored(client)
             assert state.is_completed(), state.message
