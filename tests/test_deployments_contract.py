@@ -219,7 +219,11 @@ def test_schedules_are_those_of_the_design_in_the_operators_time_zone():
         for name, entry in DEPLOYMENTS.items()
         if entry.get("schedules")
     }
-    assert crons == {"poll-fleet-health": ["* * * * *"], "backup-fleet": ["15 2 * * *"], "verify-backup": ["30 4 * * 0"]}
+    assert crons == {
+        "poll-fleet-health": ["* * * * *"],
+        "backup-fleet": ["15 2 * * *"],
+        "verify-backup": ["30 4 * * 0"],
+    }
     for entry in DEPLOYMENTS.values():
         for schedule in entry.get("schedules", []):
             assert schedule["timezone"] == "{{ $TIME_ZONE }}"

@@ -85,7 +85,8 @@ def age_recipients(environment: Environment) -> list[str]:
         InvalidInput: one of them is none, or a secret one; it is not repeated.
     """
     wanted = [" ".join(part.split()) for part in environment.backup_age_recipients.split(",")]
-    encryption.keys(wanted)
+    if environment.backup_age_recipients:
+        encryption.keys(wanted)
     return list(dict.fromkeys(part for part in wanted if part))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
+from tasks.backups import archive
 from tasks.backups import manifest as manifests
 from tasks.backups.archive import CHUNK, disk_error
 from tasks.backups.manifest import Manifest
@@ -275,7 +276,7 @@ def _link(source: Path, twin: Path, digest: str | None) -> None:
 def _copy(source: Path, part: Path, digest: str | None) -> None:
     hashed = hashlib.sha256()
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(handle, "wb", buffering=0) as copy, source.open("rb") as file:
+    with open(handle, "wb", buffering=0) as copy, archive.opened(source) as file:
         while chunk := file.read(CHUNK):
             left = memoryview(chunk)
             while left:

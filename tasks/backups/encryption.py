@@ -1,6 +1,6 @@
 """age encryption of what leaves the machine; the keys to decrypt are never here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tasks.errors import InvalidInput, Refused
@@ -31,11 +31,12 @@ class Writes(Protocol):
         ...
 
 
-def keys(given: Iterable[str]) -> list[Key]:
-    """The public keys in ``given``, one in each text; empty ones are passed over.
+def keys(given: Sequence[str]) -> list[Key]:
+    """The public keys in ``given``, one in each text; empty ones are passed over beside others.
 
     Raises:
-        InvalidInput: one is none, or a secret key; what was given is not repeated, since it may be a secret.
+        InvalidInput: one is none, or a secret key, or all are empty, which would mean no encryption where somebody began to ask
+            for it; what was given is not repeated, since it may be a secret.
 
     >>> keys(["AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33"])
     Traceback (most recent call last):
@@ -47,6 +48,10 @@ def keys(given: Iterable[str]) -> list[Key]:
     import pyrage
 
     plain = list(dict.fromkeys(" ".join(one.split()) for one in given if one.strip()))
+    if given and not plain:
+        raise InvalidInput(
+            f"{WHERE} holds an empty line and no key", "write a public key (age1…), or take the empty line away"
+        )
     found = []
     for number, text in enumerate(plain, 1):
         if text.upper().startswith("AGE-SECRET-KEY") or "PRIVATE KEY" in text.upper():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from tasks.backups import history
+from tasks.backups import archive, history
 from tasks.backups import manifest as manifests
 from tasks.backups.archive import OpenFile, disk_error
 from tasks.backups.manifest import Manifest
@@ -46,7 +46,7 @@ def opened(keeper: Keeper, target: Target, path: Path) -> Iterator[tuple[OpenFil
             history.settle(keeper.engine, target, path)
             row = history.latest_good(keeper.engine, target)
             try:
-                file = stack.enter_context(path.open("rb"))
+                file = stack.enter_context(archive.opened(path))
             except FileNotFoundError:
                 raise NotFound(
                     f"there is no backup of {target.spoken} at {path}", f"run backup-database for {target.spoken} first"

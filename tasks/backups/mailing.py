@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from tasks.backups import delivery, posted
+from tasks.backups import manifest as manifests
 from tasks.backups.delivery import Delivered, Post
 from tasks.backups.keeper import Keeper, opened
 from tasks.backups.mail import Account, Step
@@ -28,6 +29,8 @@ def deliver(
         told: is called with each step that worked.
         wait: seconds to wait for another run that mails the same target.
 
+    What is mailed was read and is what the manifest says; a file that a trial restore found bad is not mailed.
+
     Raises:
         Conflict: a backup of the same target is just being mailed.
     """
@@ -42,6 +45,8 @@ def deliver(
                         f"a newer backup of {made.target.spoken} took the place of this one before it was mailed",
                         "see whether the newer one was mailed",
                     )
+                manifests.require_same(file, manifest, made.path)
+                posted.require_not_found_bad(keeper.engine, made.row_id, made.target)
                 came = delivery.deliver(account, post, book, made.target, manifest, file, made.path, told)
         except FleetError as error:
             return undelivered(keeper, made.row_id, error)

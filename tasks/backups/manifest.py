@@ -4,13 +4,19 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from tasks.backups import archive
 from tasks.backups.source import Target
 from tasks.errors import Damaged, FleetError
 
 FORMAT = 1
+MOST = 256 << 20
+"""Bytes of a manifest that is read; one with a hundred thousand tables has 20 MiB."""
+CURE = "make a new backup; the dump itself may still be good"
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Manifest:
         return json.dumps(asdict(self) | {"taken_at": self.taken_at.isoformat()}, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> "Manifest":
+    def from_json(cls, text: str | bytes, path: Path) -> "Manifest":
         """The manifest in ``text``, which came from ``path``.
 
         Raises:
@@ -74,11 +80,15 @@ class Manifest:
                 )
             known = {one.name for one in fields(cls)}
             values = {name: value for name, value in held.items() if name in known}
-            return cls(**values | {"taken_at": datetime.fromisoformat(held["taken_at"])})
-        except (ValueError, TypeError, KeyError):
-            raise Damaged(
-                f"the manifest {path} cannot be read", "make a new backup; the dump itself may still be good"
-            ) from None
+            return _as_manifest().validate_python(values)
+        # Not UTF-8, no JSON, nested without end, or a value of another type: somebody's hand, or the disk.
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise Damaged(f"the manifest {path} cannot be read", CURE) from None
+
+
+@cache
+def _as_manifest() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -135,8 +145,8 @@ def settle(path: Path) -> None:
     if not _next(path).exists():
         return
     try:
-        coming = Manifest.from_json(_next(path).read_text(encoding="utf-8"), _next(path))
-        with path.open("rb") as file:
+        coming = _held(_next(path))
+        with archive.opened(path) as file:
             if os.fstat(file.fileno()).st_size == coming.file_bytes and archive.sha256(file) == coming.sha256:
                 confirm(path)
                 return
@@ -152,9 +162,17 @@ def read(path: Path) -> Manifest | None:
         Damaged: it cannot be read.
     """
     try:
-        return Manifest.from_json(beside(path).read_text(encoding="utf-8"), beside(path))
+        return _held(beside(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _held(path: Path) -> Manifest:
+    with archive.opened(path) as file:
+        text = file.read(MOST + 1)
+    if len(text) > MOST:
+        raise Damaged(f"the manifest {path} has more than {MOST >> 20} MiB", CURE)
+    return Manifest.from_json(text, path)
 
 
 def require_same(file: archive.OpenFile, manifest: Manifest, path: Path) -> None:

@@ -267,7 +267,7 @@ def address(value: str, what: str) -> Address:
     Traceback (most recent call last):
     tasks.errors.InvalidInput: recipient 'not an address' is no e-mail address; write it like ops@example.org.
     """
-    if not value.isprintable():
+    if not value.isprintable() or "," in parseaddr(value)[0] or (value.count("@") > 1 and "<" not in value):
         raise InvalidInput(f"{what} {value[:80]!r} is no e-mail address", "write it like ops@example.org")
     name, plain = parseaddr(value)
     try:

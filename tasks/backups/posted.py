@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from tasks.backups.source import Target, target_of
 from tasks.clock import now
-from tasks.errors import Conflict, FleetError, Unreachable
+from tasks.errors import Conflict, Damaged, FleetError, Unreachable
 from tasks.registry.models import BackupKind, BackupMail, BackupRun, Delivery, MailState
 
 CUT_OFF = "the run was killed before the whole mail was sent"
@@ -325,3 +325,18 @@ def undelivered(engine: Engine) -> list[tuple[Target, BackupRun]]:
     with Session(engine) as session:
         rows = session.exec(waiting.order_by(col(BackupRun.target))).all()
     return [(target_of(row.target), row) for row in rows]
+
+
+def require_not_found_bad(engine: Engine, row_id: int, target: Target) -> None:
+    """Return unless a trial restore found the backup not good.
+
+    Raises:
+        Damaged: it did.
+    """
+    with Session(engine) as session:
+        row = session.get_one(BackupRun, row_id)
+    if row.verified is False:
+        raise Damaged(
+            f"the last trial restore of the backup of {target.spoken} found it not good ({row.verify_note})",
+            f"run backup-database for {target.spoken}, which mails the new one",
+        )

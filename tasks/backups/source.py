@@ -6,6 +6,8 @@ from pathlib import Path
 from tasks.errors import InvalidInput
 from tasks.registry.names import require_block_name, require_slug
 
+LONGEST_NAME = 255
+"""Bytes that file systems give a name; beside a backup lie files whose names are longer than its own."""
 APP_DATABASE = "app-database"
 """The block of the operator's own application database, whose file lies in the folder itself as it always did."""
 
@@ -125,9 +127,17 @@ def place(whose: Target, directory: Path, filename: str) -> Path:
             f"the backups' folder {str(directory)!r} is not an absolute path",
             "write LOCAL_BACKUP_DIR (Folder in the block backup-policy) like /var/backups/zero",
         )
-    if filename != Path(filename).name or filename.startswith(".") or not filename.isprintable():
+    if "\0" in str(directory) or any(len(part.encode()) > LONGEST_NAME for part in directory.parts):
         raise InvalidInput(
-            f"the backups' file name {filename!r} is not a plain name",
+            f"the backups' folder {str(directory)[:60]!r}… is no path that a file system takes",
+            "write LOCAL_BACKUP_DIR (Folder in the block backup-policy) like /var/backups/zero",
+        )
+    taken = filename.endswith((".json", ".age", ".part"))
+    plain = filename == Path(filename).name and not filename.startswith(".") and filename.isprintable()
+    if not plain or taken or len(filename.encode()) > LONGEST_NAME - 40:
+        raise InvalidInput(
+            f"the backups' file name {filename[:60]!r} is not a plain name"
+            + (" (.json, .age and .part are of files beside it)" if taken else ""),
             "write LOCAL_BACKUP_FILENAME (File name in the block backup-policy) like latest_backup.sql.gz",
         )
     if whose.client:

@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from blocks.backups import BackupPolicy
 from blocks.installation import installation
+from tasks.backups import archive
 from tasks.backups.chosen import Restoration
 from tasks.backups.steps.backup_blocks import database_of, keeper_of_run, latest_of, policy, server
 from tasks.errors import FleetError
@@ -162,7 +163,7 @@ def _prove(underway: _Underway) -> None:
         history.settle(keeper.engine, wanted.whose, underway.latest)
         path = chosen.find(wanted, underway.latest, keeper.time_zone)
         try:
-            underway.file = underway.stack.enter_context(path.open("rb"))
+            underway.file = underway.stack.enter_context(archive.opened(path))
         except OSError as error:
             raise disk_error(error, path) from None
     underway.proven = proof.prove(underway.file, path, wanted.whose, not wanted.into, major, underway.server.server)
