@@ -52,6 +52,7 @@ async def restore_database(
     backup: Backup = LATEST,
     into: Name = "",
     confirm: Confirm = "",
+    safety_backup: bool = True,
 ) -> str:
     """Restore a proven backup into a new database, or over the old one after a safety backup of what is there.
 
@@ -66,8 +67,9 @@ async def restore_database(
         backup: `latest`; a date like 2026-11-20 (the newest of that day) or 2026-11-20 02:00 (the newest until then); a file's absolute path, or the name of a dated file.
         into: Name of a new database on the same server. Empty: over the old one.
         confirm: The slug or the block's name again, when it goes over the old one.
+        safety_backup: false: what is there now is not saved first, and lost. For a database that is damaged, so that it can not be dumped any more.
     """
-    wanted = restoration(client, database, backup, into, confirm)
+    wanted = restoration(client, database, backup, into, confirm, safety_backup)
     if wanted.into:
         return await _into_new(wanted)
     return await (_over_client(wanted, wanted.whose.client) if wanted.whose.client else _over_block(wanted))

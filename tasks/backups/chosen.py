@@ -43,9 +43,13 @@ class Restoration:
     backup: str
     into: str = ""
     """Name of the new database; empty: over the old one."""
+    safety_backup: bool = True
+    """Whether what is there is saved before it is replaced."""
 
 
-def restoration(client: str | None, database: str | None, backup: str, into: str, confirm: str) -> Restoration:
+def restoration(
+    client: str | None, database: str | None, backup: str, into: str, confirm: str, safety_backup: bool = True
+) -> Restoration:
     """What a flow's parameters ask for.
 
     Raises:
@@ -53,7 +57,7 @@ def restoration(client: str | None, database: str | None, backup: str, into: str
         Refused: what is never restored over.
 
     >>> restoration("acme", None, "latest", "", "acme")
-    Restoration(whose=Target(client='acme', database=None), backup='latest', into='')
+    Restoration(whose=Target(client='acme', database=None), backup='latest', into='', safety_backup=True)
     >>> restoration("acme", None, "latest", "", "")
     Traceback (most recent call last):
     tasks.errors.InvalidInput: the database of client acme would be replaced by its backup 'latest', and confirm is ''; repeat acme in confirm, or name a new database in into.
@@ -71,7 +75,7 @@ def restoration(client: str | None, database: str | None, backup: str, into: str
             f"the database of {whose.spoken} would be replaced by its backup {backup[:80]!r}, and confirm is {confirm[:60]!r}",
             f"repeat {called} in confirm, or name a new database in into",
         )
-    return Restoration(whose, backup)
+    return Restoration(whose, backup, safety_backup=safety_backup)
 
 
 def registry_in_use(whose: Target) -> Refused:

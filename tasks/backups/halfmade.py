@@ -105,10 +105,25 @@ def refuse(connection: psycopg.Connection, server: Database, into: str) -> None:
         )
 
 
-def make(connection: psycopg.Connection, half: HalfMade, encoding: str, like: str) -> None:
+def refuse_role(connection: psycopg.Connection, server: Database, into: str) -> None:
+    """Refuse a name that the role of a client's new database cannot have.
+
+    Raises:
+        Conflict: there is a role of that name.
+    """
+    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (into,)).fetchone():
+        raise Conflict(
+            f"there is a role {into} at {server.server} already, and the new database would belong to one of its own of that name",
+            "choose another name, or drop that role",
+        )
+
+
+def make(connection: psycopg.Connection, half: HalfMade, encoding: str, like: str, password: str = "") -> None:
     """Make it empty; what a killed run left of that name goes first. The caller holds the target's restore lock.
 
     Args:
+        password: of a role of its name, which is made and owns it; empty: it is the connected role's. What a dump holds runs as
+            whoever loads it (a check, a default), so a client's is never loaded by the provisioner.
         encoding: of the database that the dump came from; empty: UTF8.
         like: a database whose encoding and locale it gets, if there is one of that name.
 
@@ -127,6 +142,9 @@ def make(connection: psycopg.Connection, half: HalfMade, encoding: str, like: st
     elif encoding not in ("", "UTF8"):
         options += sql.SQL(" LC_COLLATE 'C' LC_CTYPE 'C'")
     name = sql.Identifier(half.name)
+    if password:
+        _make_role(connection, half, password)
+        options += sql.SQL(" OWNER {}").format(name)
     create = sql.SQL("CREATE DATABASE {} TEMPLATE template0{} CONNECTION LIMIT 0").format(name, options)
     try:
         connection.execute(create)
@@ -134,11 +152,29 @@ def make(connection: psycopg.Connection, half: HalfMade, encoding: str, like: st
         errors.DuplicateDatabase,
         errors.UniqueViolation,
     ):  # a killed run's own statement went on, and was through just now
-        drop(connection, half)
+        _drop_database(connection, half)
         connection.execute(create)
     connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, sql.Literal(half.label)))
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
     connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 4").format(name))
+
+
+def _make_role(connection: psycopg.Connection, half: HalfMade, password: str) -> None:
+    name = sql.Identifier(half.name)
+    verifier = connection.pgconn.encrypt_password(password.encode(), half.name.encode(), b"scram-sha-256").decode()
+    with connection.transaction():
+        options = sql.SQL("LOGIN NOCREATEDB NOCREATEROLE CONNECTION LIMIT 4 PASSWORD {}").format(sql.Literal(verifier))
+        connection.execute(sql.SQL("CREATE ROLE {} {}").format(name, options))
+        connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(name, sql.Literal(half.label)))
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(name))
+
+
+def _role_of(connection: psycopg.Connection, half: HalfMade) -> str | None:
+    """The comment on the role of its name; None: there is no such role."""
+    row = connection.execute(
+        "SELECT coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_roles WHERE rolname = %s", (half.name,)
+    ).fetchone()
+    return str(row[0]) if row else None
 
 
 def _provider(row: dict[str, object]) -> sql.Composable:
@@ -169,15 +205,18 @@ def give_name(connection: psycopg.Connection, half: HalfMade, name: str, comment
         with connection.transaction():
             rename(connection, half.name, name)
             new = sql.Identifier(name)
+            if _role_of(connection, half) is not None:
+                connection.execute(sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(half.name), new))
+                connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(new, sql.Literal(comment)))
             connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(new, sql.Literal(comment)))
             connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(new))
             if public:
                 connection.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC").format(new))
     except errors.InvalidCatalogName:
         raise NotFound(f"the database {half.name} was dropped while it was filled", "run again") from None
-    except errors.DuplicateDatabase:
+    except (errors.DuplicateDatabase, errors.DuplicateObject):
         raise Conflict(
-            f"somebody made a database {name} meanwhile", "choose another name, or drop or rename that one"
+            f"somebody made a database or role {name} meanwhile", "choose another name, or drop or rename that one"
         ) from None
     except errors.ObjectInUse:
         raise Conflict(
@@ -186,11 +225,22 @@ def give_name(connection: psycopg.Connection, half: HalfMade, name: str, comment
 
 
 def drop(connection: psycopg.Connection, half: HalfMade) -> bool:
-    """Drop it if it is there. True if it was.
+    """Drop it, and the role of its name, if it is there. True if it was.
 
     Raises:
-        Conflict: a database of that name is not ours.
+        Conflict: a database or role of that name is not ours.
     """
+    there = _drop_database(connection, half)
+    label = _role_of(connection, half)
+    if label is None:
+        return there
+    if label != half.label:
+        raise Conflict(f"there is a role {half.name} that no restore of ours made", "rename or drop it by hand")
+    connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(half.name)))
+    return True
+
+
+def _drop_database(connection: psycopg.Connection, half: HalfMade) -> bool:
     row = connection.execute(
         "SELECT shobj_description(oid, 'pg_database'), pg_has_role(current_user, datdba, 'USAGE') FROM pg_database "
         "WHERE datname = %s",

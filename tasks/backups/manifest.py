@@ -80,7 +80,9 @@ class Manifest:
                 )
             known = {one.name for one in fields(cls)}
             values = {name: value for name, value in held.items() if name in known}
-            return _as_manifest().validate_python(values)
+            read = _as_manifest().validate_python(values)
+            int(read.server_version.split(".")[0])  # as ``server_major`` has it
+            return read
         # Not UTF-8, no JSON, nested without end, or a value of another type: somebody's hand, or the disk.
         except (ValueError, TypeError, KeyError, RecursionError):
             raise Damaged(f"the manifest {path} cannot be read", CURE) from None

@@ -26,6 +26,10 @@ expressions are written."""
 _KEPT = ("PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY")
 
 
+_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
+"""Minor version, by major one, from which psql can be kept from commands inside a dump (release notes of 2025-08-14)."""
+
+
 @dataclass(frozen=True)
 class Programs:
     """A folder with pg_dump and psql of one version."""
@@ -37,6 +41,16 @@ class Programs:
     def pg_dump(self) -> Path:
         """The program that dumps."""
         return self.folder / "pg_dump"
+
+    @property
+    def restricts(self) -> bool:
+        r"""Whether its psql knows ``\restrict`` (the minor versions of August 2025).
+
+        >>> Programs(Path("/"), (16, 9)).restricts, Programs(Path("/"), (16, 10)).restricts, Programs(Path("/"), (18, 0)).restricts
+        (False, True, True)
+        """
+        major, minor = self.version
+        return major > 17 or minor >= _RESTRICT.get(major, 1 << 16)
 
     @property
     def psql(self) -> Path:

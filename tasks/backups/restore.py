@@ -1,6 +1,9 @@
 """Restore a backup into a scratch database and compare what is found there with the manifest."""
 
+import itertools
 import os
+import re
+import secrets
 import subprocess
 import tempfile
 import threading
@@ -20,6 +23,7 @@ from tasks.sqlstate import first_line
 ROOM = 1.3
 """Disk that a restored database may take, times its size when it was dumped (write-ahead log while loading)."""
 _HEAD = 1 << 16
+_RESTRICT = re.compile(rb"(?:--[^\n]*\n|[ \t\r]*\n)*(\\restrict [A-Za-z0-9]+\n)")
 _STDERR = 16_384
 
 
@@ -129,19 +133,41 @@ def compare(manifest: Manifest, rows: dict[str, int], large_objects: int) -> lis
     return found
 
 
-def fitted(chunks: Iterator[bytes], server: int) -> Iterator[bytes]:
-    """The dump without the one setting in its head that a server before 17 does not know (pg_dump 17 and newer write it).
+def fitted(chunks: Iterator[bytes], server: int, restricts: bool) -> Iterator[bytes]:
+    r"""The dump as psql may be given it.
 
-    >>> b"".join(fitted(iter([b"SET lock_timeout = 0;\\nSET transaction_timeout = 0;\\nSELECT 1;"]), 16))
-    b'SET lock_timeout = 0;\\nSELECT 1;'
+    Without the one setting in its head that a server before 17 does not know (pg_dump 17 and newer write it), and with psql kept from
+    commands of its own (``\!`` starts a program of this machine): the key of the dump's ``\restrict`` is replaced by one that
+    nobody knows who wrote the dump, and a dump without it gets one (CVE-2025-8714).
+
+    Args:
+        restricts: whether psql knows ``\restrict``.
+
+    >>> b"".join(fitted(iter([b"SET lock_timeout = 0;\nSET transaction_timeout = 0;\nSELECT 1;"]), 16, False))
+    b'SET lock_timeout = 0;\nSELECT 1;'
     """
     head = b""
     for chunk in chunks:
         head += chunk
         if len(head) >= _HEAD:
             break
-    yield head.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1) if server < 17 else head
-    yield from chunks
+    if server < 17:
+        head = head.replace(b"\nSET transaction_timeout = 0;\n", b"\n", 1)
+    if not restricts:
+        yield head
+        yield from chunks
+        return
+    key = secrets.token_hex(24).encode()
+    own = _RESTRICT.match(head)
+    yield b"\\restrict " + key + b"\n"
+    held = b""
+    for chunk in itertools.chain([head[: own.start(1)] + head[own.end(1) :] if own else head], chunks):
+        held += chunk
+        yield held[:-_HEAD]
+        held = held[-_HEAD:]
+    # Only at the very end, where pg_dump writes it; anywhere else psql refuses it, not knowing the key.
+    yield re.sub(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z", b"\n", held) if own else held
+    yield b"\n\\unrestrict " + key + b"\n"
 
 
 @dataclass(frozen=True)
@@ -206,7 +232,7 @@ def load(file: OpenFile, path: Path, database: Database, fit: programs.Programs,
         try:
             assert child.stdin is not None
             try:
-                for chunk in fitted(decompressed(file, path), server):
+                for chunk in fitted(decompressed(file, path), server, fit.restricts):
                     left = memoryview(chunk)
                     while left:
                         left = left[child.stdin.write(left) :]

@@ -24,11 +24,12 @@ def over(whose: Target, backup: str, loaded: Loaded, safety: str, now: str) -> s
 
     Args:
         backup: which one, in words.
-        safety: where the backup of the old state lies.
+        safety: where the backup of the old state lies; empty: none was made.
         now: how the service fares, or what else is to be known.
 
     >>> over(Target(client="acme"), "/b/a.sql.gz", Loaded(1, 2, 0, 0.1, True, 3), "/b/before-restore-acme.sql.gz", "it serves again at http://x")
     "client acme: its database is restored from /b/a.sql.gz: 1 table with 2 rows and the schema's 3 objects loaded and compared equal in 0.1 s; what it was before lies in /b/before-restore-acme.sql.gz; it serves again at http://x"
     """
-    said = f"{whose.spoken}: its database is restored from {backup}: {loaded.sentence}; what it was before lies in {safety}"
+    before = f"what it was before lies in {safety}" if safety else "what it was before is gone, as was asked for"
+    said = f"{whose.spoken}: its database is restored from {backup}: {loaded.sentence}; {before}"
     return "; ".join(filter(None, [said, loaded.rights_left, now]))

@@ -1,6 +1,7 @@
 """The backups' steps of restore-database; what they share while one restore is under way is opened by ``restoring``."""
 
 import asyncio
+import secrets
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -156,6 +157,8 @@ def _prove(underway: _Underway) -> None:
         major = connection.info.server_version // 10_000
         if wanted.into or wanted.whose.database:
             halfmade.refuse(connection, underway.server, wanted.into)
+        if wanted.into and wanted.whose.client:
+            halfmade.refuse_role(connection, underway.server, wanted.into)
         if wanted.whose.database and not wanted.into:
             _refuse_registry(underway)
             replacing.refuse(connection, underway.place())
@@ -216,9 +219,12 @@ def _load(underway: _Underway, name: str) -> "Loaded":
     else:
         half = halfmade.of(installation().fleet, wanted.whose.key)
         like = underway.database.name if underway.database else ""
+        password = secrets.token_urlsafe(24) if wanted.whose.client else ""
         with halfmade.connected(underway.server) as connection:
-            halfmade.make(connection, half, proven.manifest.encoding if proven.manifest else "", like)
+            halfmade.make(connection, half, proven.manifest.encoding if proven.manifest else "", like, password)
         into = replace(underway.server, name=half.name)
+        if password:
+            into = replace(into, user=half.name, password=password)
         rights = "" if wanted.whose.client else grants if wanted.into else loading.without_database(grants)
     job = loading.Loading(into, underway.policy.restore_seconds, installation().pg_bin, underway.cancelled, rights)
     return loading.load(file, proven, job)
@@ -249,12 +255,14 @@ def _give_name(underway: _Underway, backup: str) -> None:
 
 @task(name="back up what is there now", cache_policy=NO_CACHE, persist_result=False)
 async def back_up_before(wanted: Restoration) -> str:
-    """Make a safety backup of the database that is about to be replaced; where it lies. The latest backup stays what it is.
+    """Make a safety backup of the database that is about to be replaced; where it lies, or nothing where none is wanted.
 
     Raises:
         FleetError: it could not be made.
     """
     underway = _open[wanted.whose.key]
+    if not wanted.safety_backup:
+        return ""
     path = await _to_its_end(underway, _back_up, underway)
     get_run_logger().info("%s: what there is now is saved in %s", wanted.whose.spoken, path)
     return str(path)
@@ -266,7 +274,13 @@ def _back_up(underway: _Underway) -> Path:
     if underway.wanted.whose.database:
         with halfmade.connected(underway.server) as connection:
             underway.saved_at = replacing.written(connection, underway.place().database.name)
-    return safety.back_up(underway.keeper, _job(underway, underway.database)).path
+    try:
+        return safety.back_up(underway.keeper, _job(underway, underway.database)).path
+    except FleetError as error:
+        raise type(error)(
+            error.what,
+            f"{error.cure}; or, when it can not be saved any more, run again with safety_backup=false: what is in it now is lost then",
+        ) from None
 
 
 def _job(underway: _Underway, database: "Database | None") -> "Job":
@@ -354,7 +368,7 @@ def _drop_old(underway: _Underway) -> Path | None:
 
     place, path = underway.place(), None
     with halfmade.connected(place.server) as connection:
-        unsaved = replacing.unsaved(connection, place)
+        unsaved = underway.wanted.safety_backup and replacing.unsaved(connection, place)
     if unsaved:
         try:
             path = safety.back_up(underway.keeper, _job(underway, place.set_aside)).path

@@ -181,6 +181,21 @@ async def test_a_backup_goes_over_the_database_and_what_was_there_is_saved(app, 
     assert app.kept() == ["before"]
 
 
+async def test_a_database_that_cannot_be_saved_any_more_is_replaced_when_that_is_asked_for(app, tmp_path):
+    await backed_up()
+    app.write("after")
+    with app.server.connect(app.name) as admin:  # what its role may not read cannot be dumped, as damaged pages cannot
+        admin.execute("CREATE TABLE foreign_one (id int)")
+        admin.execute("REVOKE ALL ON foreign_one FROM PUBLIC")
+    name, said = await restored()
+    assert name == "Failed" and "has no right to read public.foreign_one" in said and "safety_backup=false" in said
+    assert app.kept() == ["after", "before"]
+    name, said = await restored(safety_backup=False)
+    assert name == "Completed" and "what it was before is gone, as was asked for" in said
+    assert app.kept() == ["before"] and app.databases() == [app.name]
+    assert not list((tmp_path / "backups" / "dated_backups").glob("before-restore-*"))
+
+
 async def test_what_is_written_while_it_is_saved_is_saved_too(app, tmp_path, monkeypatch):
     await backed_up()
     real = safety.back_up

@@ -241,7 +241,7 @@ async def test_a_backup_goes_into_a_new_database_that_no_client_gets_into_also_w
             assert admin.execute(
                 "SELECT datconnlimit, pg_get_userbyid(datdba), shobj_description(oid, 'pg_database') FROM pg_database "
                 "WHERE datname = current_database()"
-            ).fetchone()[:2] == (-1, postgres_server.username)
+            ).fetchone()[:2] == (-1, new)
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             postgres_server.connect(new, user=names.role, password=password)
         again = await restored(slug, into=new)
@@ -256,6 +256,7 @@ async def test_a_backup_goes_into_a_new_database_that_no_client_gets_into_also_w
         with postgres_server.connect() as admin:
             for name in (new, f"{new}_2"):
                 admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                admin.execute(f"DROP ROLE IF EXISTS {name}")
 
 
 async def test_what_cannot_be_restored_is_refused_before_the_client_is_touched(

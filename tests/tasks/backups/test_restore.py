@@ -171,8 +171,8 @@ def test_it_says_what_the_server_did_not_take(job, trial):
 def test_only_the_head_of_a_dump_is_fitted_to_an_older_server():
     line = b"\nSET transaction_timeout = 0;\n"
     data = b"x" * 70_000 + line
-    assert b"".join(fitted(iter([b"a" + line, data]), 16)) == b"a\n" + data
-    assert b"".join(fitted(iter([b"a" + line, data]), 17)) == b"a" + line + data
+    assert b"".join(fitted(iter([b"a" + line, data]), 16, False)) == b"a\n" + data
+    assert b"".join(fitted(iter([b"a" + line, data]), 17, False)) == b"a" + line + data
 
 
 def test_what_a_killed_trial_has_still_under_way_is_waited_for(job, trial, provisioner, postgres_server):

@@ -23,6 +23,7 @@ NONSENSE = {
     "nested without end": b"[" * 100_000,
     "a word for a size": b'{"file_bytes": "many"}',
     "rows in a list": b'{"rows": [1]}',
+    "a version that is none": b'{"server_version": "abc"}',
     "empty": b"",
 }
 
