@@ -215,7 +215,7 @@ def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: 
     """Move the dump from pg_dump to the archive under our own watchdog; raises OSError when the disk refuses."""
     assert child.stdout is not None and child.stderr is not None
     wide = _widen(child.stdout.fileno())
-    said = b""
+    said, piece = b"", memoryview(bytearray(_PIECE))
     last_byte = time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
@@ -224,17 +224,17 @@ def _pump(child: subprocess.Popen[bytes], archive: Archive, job: Job, deadline: 
             ready = selector.select(_TICK)
             moment = time.monotonic()
             for key, _ in ready:
-                data = os.read(key.fd, _PIECE)
-                if not data:
+                count = os.readv(key.fd, [piece])
+                if not count:
                     selector.unregister(key.fileobj)
                 elif key.fileobj is child.stdout:
-                    archive.write(data)
-                    job.progress.done += len(data)
+                    archive.write(piece[:count])
+                    job.progress.done += count
                     last_byte = time.monotonic()
-                    if wide and len(data) < _PIECE:
+                    if wide and count < _PIECE:
                         time.sleep(_GATHER)
                 else:
-                    said = (said + data)[-_STDERR:]
+                    said = (said + piece[:count])[-_STDERR:]
             _watch(job, moment, last_byte, deadline)
     try:
         code = child.wait(max(1.0, deadline - time.monotonic()))
