@@ -34,8 +34,9 @@ _COMPLETE = re.compile(rb"\n-- PostgreSQL database dump complete\n--\n\s*(\\unre
 class Archive:
     """A compressed dump under way in a temporary file of its target's folder.
 
-    ISA-L keeps pace with pg_dump; level 2 is its smallest that does. It works in the thread that writes: handing each piece
-    to another took more of the two processors that such a machine has than it gave.
+    ISA-L keeps pace with pg_dump. Level 2 makes 0.6 % less (1.1 % of prose) and level 3 another 0.6 %, for 3 % and 60 % more of
+    our time. It works in the thread that writes: handing each piece to another took more of the two processors that such a
+    machine has than it gave.
     """
 
     def __init__(self, file: io.FileIO) -> None:
@@ -79,7 +80,7 @@ class Archive:
     def _another() -> Any:
         from isal import isal_zlib
 
-        return isal_zlib.compressobj(2, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+        return isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
 
     def _put(self, data: bytes) -> None:
         left = memoryview(data)
