@@ -17,7 +17,7 @@ from tasks.backups.manifest import Manifest
 from tasks.backups.source import Target, many, mib
 from tasks.clock import spoken, zone
 from tasks.errors import InvalidInput, NotConfigured
-from tasks.registry.names import require_email
+from tasks.registry.names import ClientNames, require_email
 
 LINE = 57
 """Raw bytes in one base64 line of 76 characters and CR LF: 78 bytes on the wire."""
@@ -132,36 +132,59 @@ def facts(manifest: Manifest, path: str, time_zone: str) -> list[tuple[str, str]
     ]
 
 
-def restore_hint(filename: str, server: str, role: str, encrypted: bool = False) -> str:
-    """The commands that bring a backup back by hand, into a new database that no client's role can enter.
+def restore_hint(filename: str, target: Target, server: str, role: str, encrypted: bool = False) -> str:
+    """The commands that bring a backup back by hand, into a new database that only its own client's role can enter.
+
+    What a dump holds runs as whoever loads it, so a client's is loaded as the client's role, which has no rights beyond that.
 
     Args:
         filename: of the backup, as the shell where they are typed finds it.
+        target: whose it is.
         server: ``host:port`` of the database.
         role: of one who may make databases there; the new one is theirs.
         encrypted: whether it is an age file.
 
-    >>> print(restore_hint("b.gz", "db:5432", "ops"))
+    >>> print(restore_hint("b.gz", Target(database="app-database"), "db:5432", "ops"))
     psql -h db -p 5432 -U ops -d postgres -c 'CREATE DATABASE restored TEMPLATE template0' -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'
     gunzip -c b.gz | psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops -d restored
-    >>> print(restore_hint("b.gz.age", "db:5432", "ops", encrypted=True).splitlines()[1])
-    age -d -i KEY b.gz.age | gunzip | psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops -d restored
+    >>> made, granted, loaded = restore_hint("b.gz.age", Target(client="acme"), "db:5432", "ops", encrypted=True).splitlines()
+    >>> granted
+    "psql -h db -p 5432 -U ops -d restored -c 'GRANT CONNECT, CREATE, TEMPORARY ON DATABASE restored TO zero_client_acme' -c 'GRANT USAGE, CREATE ON SCHEMA public TO zero_client_acme'"
+    >>> loaded
+    'age -d -i KEY b.gz.age | gunzip | psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U zero_client_acme -d restored'
     """
     host, _, port = server.rpartition(":")
-    where = shlex.join(["-h", host, "-p", port, "-U", role])
+    where = shlex.join(["-h", host, "-p", port])
     file = shlex.quote(filename)
     reading = f"age -d -i KEY {file} | gunzip" if encrypted else f"gunzip -c {file}"
-    return (
-        f"psql {where} -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'"
-        " -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'\n"
-        f"{reading} | psql -X -v ON_ERROR_STOP=1 {where} -d restored"
-    )
+    ops = shlex.quote(role)
+    lines = [
+        f"psql {where} -U {ops} -d postgres -c 'CREATE DATABASE restored TEMPLATE template0'"
+        " -c 'REVOKE ALL ON DATABASE restored FROM PUBLIC'"
+    ]
+    loader = ops
+    if target.client:
+        loader = ClientNames(target.client).role
+        lines += [
+            f"psql {where} -U {ops} -d restored -c 'GRANT CONNECT, CREATE, TEMPORARY ON DATABASE restored TO {loader}'"
+            f" -c 'GRANT USAGE, CREATE ON SCHEMA public TO {loader}'"
+        ]
+    return "\n".join([*lines, f"{reading} | psql -X -v ON_ERROR_STOP=1 {where} -U {loader} -d restored"])
 
 
 def restore_advice(target: Target) -> str:
-    """What else is to be known before restoring by hand."""
-    own = f", and how to put it back over {target.spoken}'s own database" if target.client else ""
-    return f"Where psql is, which password it asks for{own}: README.md, Restoring by hand."
+    """What else is to be known before restoring by hand.
+
+    >>> restore_advice(Target(client="acme"))
+    "The last line asks for zero_client_acme's password, which is in the block zero-acme. Where psql is, the other password, and how to put it back over client acme's own database: README.md, Restoring by hand."
+    """
+    if not target.client:
+        return "Where psql is, and which password it asks for: README.md, Restoring by hand."
+    names = ClientNames(target.client)
+    return (
+        f"The last line asks for {names.role}'s password, which is in the block {names.secrets_block}. Where psql is, the other "
+        f"password, and how to put it back over {target.spoken}'s own database: README.md, Restoring by hand."
+    )
 
 
 def body(
@@ -198,7 +221,7 @@ def body(
         lines += [
             f"{'Attached:':<10} compressed harder, so that it fits: {mib(brought.file_bytes)}, SHA-256 {brought.sha256}"
         ]
-    hint = restore_hint(whole, manifest.server, role, bool(load.keys) and not load.parts)
+    hint = restore_hint(whole, target, manifest.server, role, bool(load.keys) and not load.parts)
     lines += ["", "To restore it into a new database:", "", *hint.splitlines()]
     lines += ["", restore_advice(target)]
     lines += ["", *_whether_whole(load, filename, brought.sha256), ""]

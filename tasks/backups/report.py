@@ -25,7 +25,7 @@ def page(made: Made, delivered: Delivered | None, time_zone: str, webhook: str =
     lines += [f"| Mail | {_cell(mail_told(delivered) if delivered else 'off')} |"]
     lines += [f"| Webhook | {_cell(webhook)} |"] if webhook else []
     lines += ["", "Restore it into a new database:", "", "```"]
-    lines += [message.restore_hint(str(made.path), manifest.server, made.role), "```", ""]
+    lines += [message.restore_hint(str(made.path), made.target, manifest.server, made.role), "```", ""]
     lines += [message.restore_advice(made.target), ""]
     lines += ["| Table | Rows |", "| --- | ---: |"]
     most = sorted(manifest.rows.items(), key=lambda one: -one[1])

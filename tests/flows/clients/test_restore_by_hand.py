@@ -77,11 +77,21 @@ async def test_a_backup_goes_back_into_a_new_database_and_over_the_clients_own(
             client.execute("CREATE TABLE kept (note text); INSERT INTO kept VALUES ('Grüße')")
         assert (await backup_database(slug, return_state=True)).is_completed()
 
-        # The commands of the page: into a new database.
+        # The commands of the page: into a new database, as the client's role.
         page = await page_of(slug, "backup")
-        typed(page.split("```")[1], password, pg_bin)
-        with postgres_server.connect("restored") as seen:
+        *made, loaded = page.split("```")[1].strip().splitlines()
+        typed("\n".join(made), password, pg_bin)
+        typed(loaded, own, pg_bin)
+        with postgres_server.connect("restored", user=names.role, password=own) as seen:
             assert seen.execute("SELECT note FROM kept").fetchone() == ("Grüße",)
+            owners = seen.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            assert owners == [(names.role,)]
+        drop = (
+            from_readme("dropdb -h HOST")
+            .replace("HOST", postgres_server.host)
+            .replace("PORT", str(postgres_server.port))
+        )
+        typed(drop.replace("zero_provisioner", admin).replace("before_acme", "restored"), password, pg_bin)
 
         # The README's: over the client's own, after something was lost.
         with postgres_server.connect(names.database, user=names.role, password=own) as client:
