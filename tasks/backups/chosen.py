@@ -61,11 +61,19 @@ def restoration(
     >>> restoration("acme", None, "latest", "", "")
     Traceback (most recent call last):
     tasks.errors.InvalidInput: the database of client acme would be replaced by its backup 'latest', and confirm is ''; repeat acme in confirm, or name a new database in into.
+    >>> restoration("acme", None, "latest", "look_at_it", "acme")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: into 'look_at_it' asks for a new database and confirm 'acme' to replace the old one; leave one of them out.
     """
     whose = target(client, database)
     meaning(backup)
     if into:
         require_new_name(into)
+        if confirm:
+            raise InvalidInput(
+                f"into {into!r} asks for a new database and confirm {confirm[:60]!r} to replace the old one",
+                "leave one of them out",
+            )
         return Restoration(whose, backup, into)
     called = whose.client or whose.database
     if whose.database == REGISTRY:
@@ -97,11 +105,18 @@ def require_new_name(name: str) -> str:
     >>> require_new_name("zero_client_beta")
     Traceback (most recent call last):
     tasks.errors.InvalidInput: into 'zero_client_beta' is the name of a client's database, or one that is made and dropped here; choose another name, like restored_acme.
+    >>> require_new_name("pg_acme")
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: into 'pg_acme' begins like what PostgreSQL keeps for itself; choose another name, like restored_acme.
     """
     if not _NEW_NAME.fullmatch(name):
         raise InvalidInput(
             f"into {name[:80]!r} is no name for a database here",
             "use small letters, digits and underscores, starting with a letter, at most 63, like restored_acme",
+        )
+    if name.startswith("pg_"):
+        raise InvalidInput(
+            f"into {name!r} begins like what PostgreSQL keeps for itself", "choose another name, like restored_acme"
         )
     if name.startswith(_OURS):
         raise InvalidInput(

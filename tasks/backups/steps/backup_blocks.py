@@ -80,6 +80,23 @@ async def database_of(keeper: "Keeper", whose: Target) -> tuple[Database, str]:
     return _as_database(server, SERVER, names.database, names.role, secrets.database_password), server.username
 
 
+async def require_known(keeper: "Keeper", whose: Target) -> None:
+    """See that ``whose`` is there, or is gone and left a backup.
+
+    Raises:
+        NotFound: no such client, and no backup of one.
+        NotConfigured: no such block, and no backup of its database.
+    """
+    from tasks.backups import history
+
+    if await asyncio.to_thread(history.latest_good, keeper.engine, whose):
+        return
+    if whose.client:
+        await asyncio.to_thread(get_instance, keeper.engine, whose.client)
+    else:
+        await database_of(keeper, whose)
+
+
 async def server() -> Database:
     """The clients' server as the provisioner: where scratch databases are made.
 

@@ -10,9 +10,8 @@ from tasks.backups import dated, history, pruning
 from tasks.backups.pruning import Pruned
 from tasks.backups.retention import NEWEST_ONLY, Retention
 from tasks.backups.source import Target, target
-from tasks.backups.steps.backup_blocks import folder_of, keeper_of_run, latest_of, policy
+from tasks.backups.steps.backup_blocks import folder_of, keeper_of_run, latest_of, policy, require_known
 from tasks.errors import FleetError, NotFound
-from tasks.registry.queries import find_instance, unknown_client
 
 
 @task(name="choose whose backups are pruned", cache_policy=NO_CACHE, persist_result=False)
@@ -22,6 +21,7 @@ async def targets_to_prune(client: str | None, database: str | None) -> list[Tar
     Raises:
         InvalidInput: both are given, or one is malformed.
         NotFound: no such client, or nothing was ever backed up.
+        NotConfigured: no such block.
     """
     keeper, given = await keeper_of_run(), await policy()
     known = await asyncio.to_thread(history.targets, keeper.engine)
@@ -31,8 +31,7 @@ async def targets_to_prune(client: str | None, database: str | None) -> list[Tar
     whose = target(client, database)
     if whose in known:
         return [whose]
-    if whose.client and not await asyncio.to_thread(find_instance, keeper.engine, whose.client):
-        raise await asyncio.to_thread(unknown_client, keeper.engine, whose.client)
+    await require_known(keeper, whose)
     raise NotFound(f"there is no backup of {whose.spoken}", f"run backup-database for {whose.spoken} first")
 
 

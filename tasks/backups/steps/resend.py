@@ -9,17 +9,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.backups import fleet, history, message, posted
+from tasks.backups import fleet, message, posted
 from tasks.backups.delivery import Delivered
 from tasks.backups.manifest import Made
 from tasks.backups.source import Target, target
-from tasks.backups.steps.backup_blocks import database_of, keeper_of_run, latest_of, policy
+from tasks.backups.steps.backup_blocks import database_of, keeper_of_run, latest_of, policy, require_known
 from tasks.backups.steps.deliver import mail_backup, not_mailed
 from tasks.backups.steps.dump import show_page
 from tasks.clock import now, spoken
 from tasks.errors import FleetError, NotConfigured, Unreachable
 from tasks.registry.models import Delivery
-from tasks.registry.queries import find_instance, unknown_client
 
 if TYPE_CHECKING:  # brings psycopg, which a flow's cold start can do without
     from tasks.backups.keeper import Keeper
@@ -44,7 +43,7 @@ async def resend_backups(client: str | None, database: str | None) -> list[Resen
     Raises:
         InvalidInput: both are given, or one is malformed.
         NotFound: no such client, or it has no backup.
-        NotConfigured: mailing is off.
+        NotConfigured: mailing is off, or there is no such block.
     """
     keeper, given = await keeper_of_run(), await policy()
     if not message.require_recipients(given.mail_enabled, given.recipients):
@@ -53,8 +52,7 @@ async def resend_backups(client: str | None, database: str | None) -> list[Resen
         )
     if client or database:
         whose = target(client, database)
-        if whose.client and not await asyncio.to_thread(_known, keeper, whose):
-            raise await asyncio.to_thread(unknown_client, keeper.engine, whose.client)
+        await require_known(keeper, whose)
         made = await _made(keeper, whose)
         delivered = await mail_backup(made, again=True)
         await show_page(made, delivered)
@@ -136,8 +134,3 @@ async def _made(keeper: "Keeper", whose: Target) -> Made:
             return Made(row_id, whose, path, manifest, role)
 
     return await asyncio.to_thread(read)
-
-
-def _known(keeper: "Keeper", whose: Target) -> bool:
-    """Whether a client is there, or is gone and left a backup."""
-    return bool(find_instance(keeper.engine, whose.client or "") or history.latest_good(keeper.engine, whose))

@@ -17,9 +17,8 @@ from blocks.backups import BackupPolicy
 from blocks.installation import installation
 from tasks.backups import archive
 from tasks.backups.chosen import Restoration
-from tasks.backups.steps.backup_blocks import database_of, keeper_of_run, latest_of, policy, server
+from tasks.backups.steps.backup_blocks import database_of, keeper_of_run, latest_of, policy, require_known, server
 from tasks.errors import FleetError
-from tasks.registry.queries import find_instance, unknown_client
 
 if TYPE_CHECKING:  # they bring psycopg, which a flow's cold start can do without
     from tasks.backups.archive import OpenFile
@@ -99,13 +98,8 @@ async def _leave_nothing_half_made(underway: _Underway) -> None:
 
 
 async def _database(keeper: "Keeper", wanted: Restoration) -> "Database | None":
-    from tasks.backups import history
-
-    slug = wanted.whose.client
-    if slug and wanted.into:  # of a client that is gone the backups are left
-        known = await asyncio.to_thread(find_instance, keeper.engine, slug)
-        if not known and not await asyncio.to_thread(history.latest_good, keeper.engine, wanted.whose):
-            raise await asyncio.to_thread(unknown_client, keeper.engine, slug)
+    if wanted.whose.client and wanted.into:  # of a client that is gone the backups are left
+        await require_known(keeper, wanted.whose)
         return None
     return (await database_of(keeper, wanted.whose))[0]
 

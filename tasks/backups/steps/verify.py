@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,12 +10,8 @@ from prefect.logging import get_run_logger
 from blocks.installation import installation
 from tasks.backups import history
 from tasks.backups.source import Target, target
-from tasks.backups.steps.backup_blocks import keeper_of_run, policy, server
+from tasks.backups.steps.backup_blocks import keeper_of_run, policy, require_known, server
 from tasks.errors import FleetError
-from tasks.registry.queries import find_instance, unknown_client
-
-if TYPE_CHECKING:  # brings psycopg, which a flow's cold start can do without
-    from tasks.backups.keeper import Keeper
 
 
 @dataclass(frozen=True)
@@ -34,20 +29,15 @@ async def targets_to_verify(client: str | None, database: str | None) -> list[Ta
 
     Raises:
         InvalidInput: both are given, or one is malformed.
-        NotFound: no such client, or nothing was ever backed up.
+        NotFound: no such client.
+        NotConfigured: no such block.
     """
     keeper = await keeper_of_run()
     if client is None and database is None:
         return await asyncio.to_thread(history.targets, keeper.engine)
     whose = target(client, database)
-    if whose.client and not await asyncio.to_thread(_known, keeper, whose):
-        raise await asyncio.to_thread(unknown_client, keeper.engine, whose.client)
+    await require_known(keeper, whose)
     return [whose]
-
-
-def _known(keeper: "Keeper", whose: Target) -> bool:
-    """Whether a client is there, or is gone and left a backup."""
-    return bool(find_instance(keeper.engine, whose.client or "") or history.latest_good(keeper.engine, whose))
 
 
 @task(name="restore into a scratch database", cache_policy=NO_CACHE, persist_result=False)

@@ -153,6 +153,8 @@ async def test_bad_input_is_refused_in_words(house):
         assert name == "Failed" and words in said, said
     name, said = await _run(verify_backup, client="unknown")
     assert name == "Failed" and "there is no client 'unknown' (known: " in said, said
+    name, said = await _run(verify_backup, database="nobody")
+    assert name == "Failed" and "the block nobody does not exist" in said, said
     await _policy(house, recipients=[])
     name, said = await _run(backup_database, client="flowacme")
     assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said

@@ -133,6 +133,7 @@ async def test_bad_input_is_refused_in_words(house):
         ({"client": "A"}, "is no slug"),
         ({"client": "nobody"}, "there is no client 'nobody'"),
         ({"database": "crm"}, "there is no backup of crm; run backup-database for crm first."),
+        ({"database": "nobody"}, "the block nobody does not exist"),
     ):
         name, said = await _run(prune_backups, **parameters)
         assert name == "Failed" and words in said, said

@@ -203,6 +203,7 @@ async def test_bad_input_is_refused_in_words(house):
         ({"client": "a", "database": "b"}, "both client and database are given"),
         ({"client": "unknown"}, "there is no client 'unknown'"),
         ({"database": "app-database"}, "there is no backup of app-database at"),
+        ({"database": "nobody"}, "the block nobody does not exist"),
     ):
         name, said = await _run(resend_backup, **parameters)
         assert name == "Failed" and words in said, said
