@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -277,7 +278,7 @@ def _settled(engine: Engine, latest: Path, kept: list[Manifest]) -> None:
         assert (row.pruned_at is None) == (row.dated_path is not None)
 
 
-def test_a_kill_at_any_point_of_a_prune_loses_nothing_and_the_next_one_ends_it(keeper, tmp_path, soak):
+def test_a_kill_at_any_moment_of_a_prune_loses_nothing_and_the_next_one_ends_it(keeper, tmp_path, soak):
     def world(name: str) -> tuple[Path, list[Manifest]]:
         with Session(keeper.engine) as session:
             for row in session.exec(select(BackupRun)).all():
@@ -292,12 +293,20 @@ def test_a_kill_at_any_point_of_a_prune_loses_nothing_and_the_next_one_ends_it(k
         return lambda engine: pruning.prune(replace(keeper, engine=engine), ACME, latest, DAILY)
 
     latest, made = world("whole")
+    began = time.monotonic()
     points = dying.run(keeper.engine, prune(latest), tmp_path / "whole")
+    usual = time.monotonic() - began
     _settled(keeper.engine, latest, made[4:])
     assert points is not None and points >= 4 * 4  # of each: announced, dump, manifest, told
-    for point in range(1, points + 1) if soak else random.Random(4).sample(range(1, points + 1), 8):
-        latest, made = world(f"point-{point}")
-        assert dying.run(keeper.engine, prune(latest), tmp_path / f"point-{point}", point) is None
+    chance = random.Random(4)
+    at_points = range(1, points + 1) if soak else chance.sample(range(1, points + 1), 8)
+    kills = [{"point": point} for point in at_points]
+    kills += [{"seconds": chance.uniform(0.001, usual)} for _ in range(25 if soak else 3)]
+    for number, kill in enumerate(kills):
+        below = tmp_path / f"kill-{number}"
+        latest, made = world(below.name)
+        ended = dying.run(keeper.engine, prune(latest), below, **kill)
+        assert ended is None or "seconds" in kill
         assert [one for one in _there(latest) if one in made[4:]] == made[4:]
         found = pruning.prune(keeper, ACME, latest, DAILY)
         assert found.remarks == () and found.kept == 3
