@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients.engine import answers, explain, port_taken, said
@@ -22,6 +23,10 @@ STOP_SECONDS = 10
 LOG_SIZE, LOG_FILES = "10m", "3"
 LAST_LINES = 100
 """So many lines of its log are kept of a container that failed."""
+
+
+LOG_LAG = 0.08
+"""Seconds that a container's last words may come after its end; Docker starts it again after 0.1 s at the earliest."""
 
 
 class PortTaken(Conflict):
@@ -318,15 +323,48 @@ def remove(client: "DockerClient", container: Seen) -> None:
                 raise
 
 
+def last_words(client: "DockerClient", container: Seen, secrets: Iterable[str]) -> list[str]:
+    """The last lines of its log; where Docker starts it again and again, those until its last end: how the next try began explains
+    nothing.
+    """
+    import docker.errors
+
+    with answers(f"inspect container {container.name}"):
+        try:
+            found = client.api.inspect_container(container.id)
+        except docker.errors.NotFound:
+            return []
+    return last_lines(client, container, secrets, until=last_end(found))
+
+
+def last_end(found: dict[str, Any]) -> float | None:
+    """When a container that Docker started again ended last, in seconds since 1970, with the little that its log comes later.
+
+    >>> last_end({"RestartCount": 2, "State": {"FinishedAt": "1970-01-01T00:01:00.123456789Z"}})
+    60.203456
+    >>> last_end({"RestartCount": 0, "State": {"FinishedAt": "0001-01-01T00:00:00Z"}}) is None
+    True
+    """
+    if not found.get("RestartCount"):
+        return None
+    return round(datetime.fromisoformat(found["State"]["FinishedAt"]).timestamp() + LOG_LAG, 6)
+
+
 def last_lines(
-    client: "DockerClient", container: Seen, secrets: Iterable[str], count: int = LAST_LINES, since: float | None = None
+    client: "DockerClient",
+    container: Seen,
+    secrets: Iterable[str],
+    count: int = LAST_LINES,
+    since: float | None = None,
+    until: float | None = None,
 ) -> list[str]:
     """The last ``count`` lines of its log, without ``secrets``, each at most 300 characters.
 
     Args:
         since: only what was said from this moment on, in seconds since 1970.
+        until: only what was said before.
     """
     with answers(f"read the log of {container.name}"):
-        raw: bytes = client.api.logs(container.id, stdout=True, stderr=True, tail=count, since=since)
+        raw: bytes = client.api.logs(container.id, stdout=True, stderr=True, tail=count, since=since, until=until)
     text = redact(raw.decode("utf-8", "replace"), secrets)
     return [line[:300] for line in text.splitlines() if line.strip()]

@@ -337,10 +337,10 @@ def stop(work: Work) -> None:
 
 
 def log_lines(work: Work) -> list[str]:
-    """The end of the container's log, redacted."""
+    """The container's last words, redacted."""
     if work.container is None:
         return []
-    return containers.last_lines(work.engine_client(), work.container, work.secret_values)
+    return containers.last_words(work.engine_client(), work.container, work.secret_values)
 
 
 def finish(work: Work) -> str:

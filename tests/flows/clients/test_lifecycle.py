@@ -139,6 +139,7 @@ async def test_a_start_that_fails_says_why_and_keeps_the_end_of_the_log(
     port = queries.get_instance(house, slug).host_port
     await stop(slug)
     with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was just asked leaves the port in TIME_WAIT
         held.bind(("127.0.0.1", port))
         held.listen()
         state = await start(slug)

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import socket
+import time
 
 import docker.errors
 import pytest
@@ -135,6 +136,26 @@ def test_log_lines_hold_no_secret(docker_client, wanted, zero_image):
         docker_client, containers.inspect(docker_client, wanted.name), ["hunter22", "p@ss-secret"]
     )
     assert lines == ["start", "token=***", "url postgres://u:***@h/x"]
+
+
+def test_the_last_words_of_one_that_is_started_again_and_again_are_those_before_its_end(
+    docker_client, wanted, zero_image
+):
+    made = docker_client.containers.run(
+        zero_image,
+        ["/bin/sh", "-c", "echo begins; if [ -e ended ]; then sleep 60; fi; > ended; echo why; exit 1"],
+        name=wanted.name,
+        working_dir="/tmp",
+        restart_policy={"Name": "unless-stopped"},
+        detach=True,
+    )
+    deadline = time.monotonic() + 20
+    while made.logs().count(b"begins") < 2:
+        assert time.monotonic() < deadline, made.logs()
+        time.sleep(0.05)
+    seen = containers.inspect(docker_client, wanted.name)
+    assert containers.last_lines(docker_client, seen, []) == ["begins", "why", "begins"]
+    assert containers.last_words(docker_client, seen, []) == ["begins", "why"]
 
 
 def test_a_local_image_is_found_and_a_bare_name_is_never_pulled(docker_client, zero_image):
