@@ -71,7 +71,11 @@ def test_the_mail_arrives_with_the_file_and_everything_a_mail_needs(box, backup)
     assert attachment.get_filename() == "Größe latest.sql.gz" and attachment.get_content_type() == "application/gzip"
     assert attachment.get_content() == backup[1].read_bytes()
     text = mail.get_body().get_content()
-    assert "ab" * 32 in text and "psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U ops" in text and "1 with 3 rows" in text
+    assert (
+        "ab" * 32 in text
+        and "psql -X -v ON_ERROR_STOP=1 -h db -p 5432 -U zero_client_acme" in text
+        and "1 with 3 rows" in text
+    )
     assert not mail.defects
     assert _noted(backup) == [(MailState.SENT, ["a@example.org", "b@example.org"])]
 
