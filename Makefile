@@ -37,8 +37,8 @@ clean: setup ## stop it and delete everything that it made (CONFIRM=<fleet id> w
 lint: setup ## ruff, the type checker, the arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
-test: setup lint ## all tests, on real parts
-	@$(PY) -m pytest $(T)
+test: setup lint ## all tests, on real parts, in two processes (T=<path>: only those, in one)
+	@$(PY) -m pytest $(if $(T),$(T),-n 2 --dist loadgroup)
 
 soak: setup ## the fault and concurrency tests with their full counts
 	@$(PY) -m pytest --soak -m soak $(T)

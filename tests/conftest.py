@@ -17,11 +17,16 @@ ROOT = Path(__file__).parent.parent
 _STATE = Path(f"/tmp/zero-fleet-tests-{os.getpid()}")
 os.environ["ZERO_FLEET_STATE"] = str(_STATE)
 _FLEET = f"t{os.getpid():x}"
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+ENGINE_LOG = Path("/tmp/zero-fleet-dockerd.log")
 os.environ["ZERO_FLEET_FLEET"] = _FLEET
 _STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
 os.environ["PREFECT_HOME"] = str(_STATE / "prefect")
 for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE", "TIME_ZONE", "GATEWAY_URL"):
     os.environ.pop(name, None)
+if _WORKER:  # two sessions at once on one machine give out ports of their own
+    _first = 20_000 + 1_000 * int(_WORKER.removeprefix("gw"))
+    os.environ["ZERO_FLEET_PORTS"] = f"{_first}-{_first + 999}"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 
@@ -30,11 +35,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="fault and concurrency tests with their full counts")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Make what two sessions at once would both make: the engine, and the image that both have to see as one."""
+    if not session.config.getoption("numprocesses", None):
+        return
+    from deployments.one_machine import engine
+    from tests.standins.zero.build import TAG, build
+
+    engine.ensure(ENGINE_LOG, lambda line: print(line, file=sys.stderr))
+    build(TAG)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the state folder also where no test ran, as in the session that two others are started from."""
+    shutil.rmtree(_STATE, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What counts more under --soak, or dies at more points, is what `make soak` runs."""
+    """What counts more under --soak, or dies at more points, is what `make soak` runs.
+
+    And two halves that may run at once: the tests wait more than they work. What shares images and repositories of a client is
+    in one of them.
+    """
     for item in items:
         if {"soak", "point"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.soak)
+        clients = item.path.is_relative_to(ROOT / "tests/flows/clients") or item.path.is_relative_to(
+            ROOT / "tests/tasks/clients"
+        )
+        item.add_marker(pytest.mark.xdist_group("clients" if clients else "rest"))
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +121,7 @@ def fleet() -> str:
 def _engine() -> None:
     from deployments.one_machine import engine
 
-    engine.ensure(Path("/tmp/zero-fleet-dockerd.log"), lambda line: print(line, file=sys.stderr))
+    engine.ensure(ENGINE_LOG, lambda line: print(line, file=sys.stderr))
 
 
 @pytest.fixture(scope="session")
