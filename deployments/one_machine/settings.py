@@ -162,10 +162,6 @@ class Stack:
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_UI_API_URL": "/api",
-            # With Prefect's 15 connections the server twice stood still for SQLite's 60 s when twenty runs were made at once (why is
-            # not proven: perhaps who has the write lock waited for another connection); with these it was not seen.
-            "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "15",
-            "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "200",
             # So that slots held by a run survive a restart of the server.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
