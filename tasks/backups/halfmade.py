@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import errors, sql
 
+from tasks import database_drop
 from tasks.backups import survey
 from tasks.backups.source import Database
 from tasks.errors import Conflict, NotFound, Refused
@@ -78,7 +79,7 @@ def maintenance(database: Database) -> Database:
     raise Refused(
         f"role {database.user} may connect neither to {' nor to '.join(_MAINTENANCE)} at {database.server}, which a restore "
         f"needs ({last.what if last else 'no answer'})",
-        f"as a superuser run GRANT CONNECT ON DATABASE postgres TO {database.user}, and run again",
+        f"as a superuser run GRANT CONNECT ON DATABASE postgres TO {survey.quoted(database.user)}, and run again",
     )
 
 
@@ -96,7 +97,7 @@ def refuse(connection: psycopg.Connection, server: Database, into: str) -> None:
     if not (row and row[0]):
         raise Refused(
             f"role {server.user} at {server.server} may not make databases",
-            f"as a superuser run ALTER ROLE {server.user} CREATEDB, and run again",
+            f"as a superuser run ALTER ROLE {survey.quoted(server.user)} CREATEDB, and run again",
         )
     if into and connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (into,)).fetchone():
         raise Conflict(
@@ -250,7 +251,7 @@ def _drop_database(connection: psycopg.Connection, half: HalfMade) -> bool:
         return False
     if row[0] not in (None, half.label) or not row[1]:
         raise Conflict(f"there is a database {half.name} that no restore of ours made", "rename or drop it by hand")
-    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(half.name)))
+    database_drop.drop(connection, half.name)
     return True
 
 

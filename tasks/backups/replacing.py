@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import errors, sql
 
+from tasks import database_drop
 from tasks.backups.halfmade import HalfMade, connected, rename
 from tasks.backups.source import Database, Target
 from tasks.database_settings import carry_grants, carry_settings
@@ -228,7 +229,7 @@ def put_back(connection: psycopg.Connection, place: Place) -> bool:
 def drop_old(connection: psycopg.Connection, place: Place) -> None:
     """Drop the old database, which is saved; one that is not ours is left alone."""
     if left(connection, place) is not None:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(place.old)))
+        database_drop.drop(connection, place.old)
 
 
 def holds_registry(place: Place, session: tuple[int, str, str]) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import sql
 
+from tasks import database_drop
 from tasks.backups import survey
 from tasks.backups.source import Database, mib
 from tasks.errors import Conflict, Refused
@@ -144,7 +145,7 @@ def drop(connection: psycopg.Connection, scratch: Scratch) -> bool:
     until = time.monotonic() + _UNDER_WAY
     while True:
         try:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            database_drop.drop(connection, scratch.name)
             connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
             return True
         except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.ObjectInUse):

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from tasks import database_drop
 from tasks.clients import postgres
 from tasks.clients.database_swap import coming_name
 from tasks.clients.postgres import Server, statement
@@ -148,7 +149,7 @@ def _close(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None
 
 
 def _drop_database(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
-    connection.execute(statement("DROP DATABASE IF EXISTS {name} WITH (FORCE)", name))
+    database_drop.drop(connection, name)
 
 
 def _drop_role(connection: "psycopg.Connection[tuple[Any, ...]]", name: str) -> None:
