@@ -290,7 +290,12 @@ def address(value: str, what: str) -> Address:
     Traceback (most recent call last):
     tasks.errors.InvalidInput: recipient 'not an address' is no e-mail address; write it like ops@example.org.
     """
-    if not value.isprintable() or "," in parseaddr(value)[0] or (value.count("@") > 1 and "<" not in value):
+    if (
+        not value.isprintable()
+        or "," in parseaddr(value)[0]
+        or (value.count("@") > 1 and "<" not in value)
+        or (value.count("<") != value.count(">"))
+    ):
         raise InvalidInput(f"{what} {value[:80]!r} is no e-mail address", "write it like ops@example.org")
     name, plain = parseaddr(value)
     try:
@@ -311,7 +316,10 @@ def sender_of(configured: str, username: str) -> Address:
     chosen = configured.strip() or username
     if "@" not in chosen:
         raise NotConfigured(
-            "there is no address to send from", "fill DEFAULT_FROM_EMAIL (From in the block backup-policy)"
+            f"there is no address to send from ({chosen[:80]!r} is none)"
+            if chosen
+            else "there is no address to send from",
+            "fill DEFAULT_FROM_EMAIL (From in the block backup-policy)",
         )
     return address(chosen, "sender")
 
@@ -323,13 +331,21 @@ def require_recipients(enabled: bool, recipients: list[str]) -> list[str]:
         NotConfigured: mailing is on without a recipient.
         InvalidInput: a recipient is no address.
 
+    >>> require_recipients(True, ["ops.example.org"])
+    Traceback (most recent call last):
+    tasks.errors.InvalidInput: recipient 'ops.example.org' is no e-mail address; write it like ops@example.org in EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy).
     >>> require_recipients(True, [])
     Traceback (most recent call last):
     tasks.errors.NotConfigured: EMAIL_BACKUP_ENABLED is on without a recipient; fill EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy), or switch EMAIL_BACKUP_ENABLED (Mail the backup) off.
     """
     if not enabled:
         return []
-    plain = [address(value.strip(), "recipient").addr_spec for value in recipients if value.strip()]
+    try:
+        plain = [address(value.strip(), "recipient").addr_spec for value in recipients if value.strip()]
+    except InvalidInput as error:
+        raise InvalidInput(
+            error.what, f"{error.cure} in EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy)"
+        ) from None
     if not plain:
         raise NotConfigured(
             "EMAIL_BACKUP_ENABLED is on without a recipient",

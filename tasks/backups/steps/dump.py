@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from blocks.installation import installation
-from tasks.backups import message, report
+from tasks.backups import report
 from tasks.backups.delivery import Delivered
 from tasks.backups.manifest import Made
 from tasks.backups.source import Target, target
@@ -49,7 +49,6 @@ async def back_up(whose: Target) -> Made:
     keeper = await keeper_of_run()
     source, restorer = await database_of(keeper, whose)
     given = await policy()
-    mailed = bool(message.require_recipients(given.mail_enabled, given.recipients))
     job = Job(
         whose,
         source,
@@ -61,7 +60,8 @@ async def back_up(whose: Target) -> Made:
         restorer,
         must_be_mounted=given.must_be_mounted,
     )
-    return await _shown(keeper, job, mailed, given.keep == "dated")
+    # Whether it can be mailed shows when it is: a wrong recipient must not cost a backup.
+    return await _shown(keeper, job, given.mail_enabled, given.keep == "dated")
 
 
 async def _shown(keeper: "Keeper", job: "Job", mailed: bool, keep_dated: bool) -> Made:

@@ -155,10 +155,22 @@ async def test_bad_input_is_refused_in_words(house):
     assert name == "Failed" and "there is no client 'unknown' (known: " in said, said
     name, said = await _run(verify_backup, database="nobody")
     assert name == "Failed" and "the block nobody does not exist" in said, said
-    await _policy(house, recipients=[])
-    name, said = await _run(backup_database, client="flowacme")
-    assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said
     assert not (house / "backups").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipients", "words"),
+    [
+        ([], "EMAIL_BACKUP_ENABLED is on without a recipient"),
+        (["ops.example.org"], "recipient 'ops.example.org' is no e-mail address"),
+    ],
+)
+async def test_a_mistake_in_the_recipients_costs_the_mail_and_not_the_backup(house, recipients, words):
+    await _policy(house, recipients=recipients)
+    name, said = await _run(backup_database, client="flowacme")
+    assert name == "Failed" and "the backup is good: client flowacme is backed up in" in said and words in said, said
+    assert "EMAIL_BACKUP_RECIPIENT" in said and "; then run resend-backup, which mails it" in said
+    assert (house / "backups" / "flowacme" / "latest_backup.sql.gz").exists()
 
 
 async def _past_the_form(block: str, **values: object) -> None:

@@ -366,11 +366,11 @@ async def test_mailing_can_be_off(house):
     assert mails(house.mail) == []
 
 
-async def test_mailing_without_a_recipient_is_refused_before_anything_is_touched(house):
+async def test_a_night_without_a_recipient_backs_everything_up_and_says_that_nothing_was_mailed(house):
     await _policy(house.folder, recipients=[])
     name, said = await _run()
-    assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said
-    assert not (house.folder / "backups").exists()
+    assert name == "Failed" and "EMAIL_BACKUP_ENABLED is on without a recipient" in said, said
+    assert " backed up in " in said and list((house.folder / "backups").rglob("latest_backup.sql.gz")), said
 
 
 async def test_a_server_that_is_away_fails_its_databases_only_and_their_age_is_told(house, monkeypatch):
