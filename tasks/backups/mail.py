@@ -44,7 +44,8 @@ class Account:
     @property
     def where(self) -> replies.Where:
         """The server, for the sentences."""
-        return replies.Where(self.host, self.port, self.security, self.username)
+        hidden = replies.spellings(self.username, app_password(self.password))
+        return replies.Where(self.host, self.port, self.security, self.username, hidden)
 
 
 def app_password(value: str) -> str:
@@ -203,8 +204,9 @@ class Session:
             ) from None
         if code != 250:
             raise replies.refusal("message", code, text, self.where)
-        self._told(Step("message", f"taken: {replies.said(code, text)}"))
-        return replies.said(code, text)
+        reply = replies.said(code, text, self.where.hidden)
+        self._told(Step("message", f"taken: {reply}"))
+        return reply
 
     def close(self) -> None:
         """Say goodbye and let go; a server that is rude now changes nothing."""

@@ -1,10 +1,11 @@
 """What a mail server's answer means, in an operator's words. Pure; codes of RFC 5321 and RFC 3463, texts as the big four send them."""
 
+import base64
 import smtplib
 import socket
 import ssl
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.backups.providers import password_advice
 from tasks.errors import FleetError, NotConfigured, Refused, Unreachable
@@ -22,6 +23,8 @@ class Where:
     port: int
     security: str
     username: str = ""
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+    """What is never shown, though a server may repeat what it was sent: the password in each form that goes over the line."""
 
     @property
     def server(self) -> str:
@@ -37,13 +40,30 @@ class Undecided(Unreachable):
     """The server had the whole mail and went away before it said so: trying again could deliver it twice."""
 
 
-def said(code: int, text: bytes | str) -> str:
-    """A reply on one line, at most 200 characters.
+def spellings(username: str, password: str) -> tuple[str, ...]:
+    """The password as AUTH PLAIN and LOGIN send it, and as it is; a server may repeat that in its reply.
+
+    >>> spellings("u", "secret")
+    ('dQB1AHNlY3JldA', 'AHUAc2VjcmV0', 'c2VjcmV0', 'secret')
+    """
+    if not password:
+        return ()
+    sent = (f"\0{username}\0{password}", f"{username}\0{username}\0{password}", password)
+    coded = (base64.b64encode(one.encode()).decode().rstrip("=") for one in sent)
+    return tuple(dict.fromkeys([*sorted(coded, key=len, reverse=True), password]))
+
+
+def said(code: int, text: bytes | str, hidden: Iterable[str] = ()) -> str:
+    """A reply on one line, at most 200 characters, without what is ``hidden``.
 
     >>> said(550, b"5.1.1 no\\nsuch user")
     '550 5.1.1 no such user'
+    >>> said(535, b"bad AUTH PLAIN AHUAc2VjcmV0", spellings("u", "secret"))
+    '535 bad AUTH PLAIN ***'
     """
     plain = text.decode(errors="replace") if isinstance(text, bytes) else text
+    for one in hidden:
+        plain = plain.replace(one, "***")
     return f"{code} {' '.join(plain.split())}"[:200]
 
 
@@ -60,10 +80,15 @@ def refusal(stage: str, code: int, text: bytes | str, where: Where, whom: str = 
     >>> w = Where("mx", 587, "STARTTLS", "u")
     >>> print(refusal("login", 535, b"5.7.8 bad", w))
     SMTP authentication failed: mx:587 refused the password of u (535 5.7.8 bad); correct user and password in the block smtp.
+    >>> print(refusal("connect", -1, b"/1.1 400 Bad Request", w))
+    mx:587 gave an answer that is no SMTP at the step connect; correct EMAIL_HOST and EMAIL_PORT.
     >>> type(refusal("recipient", 451, b"greylisted", w, "a@b.c")).__name__
     'Unreachable'
     """
-    reply, low = said(code, text), said(code, text).lower()
+    reply = said(code, text, where.hidden)
+    low = reply.lower()
+    if code < 0:  # what smtplib makes of a line without a number
+        return _no_smtp(stage, where)
     if code in (530, 534, 535, 538) or (stage == "login" and 500 <= code < 600):
         if stage != "login" and code == 530 and "starttls" in low:
             return Refused(
@@ -99,6 +124,12 @@ def refusal(stage: str, code: int, text: bytes | str, where: Where, whom: str = 
         return Unreachable(f"{where.server} could not take the mail now ({reply})", AGAIN)
     return Refused(
         f"{where.server} refused the mail at the step {stage} ({reply})", "read its reply, mend it and run again"
+    )
+
+
+def _no_smtp(stage: str, where: Where) -> Refused:
+    return Refused(
+        f"{where.server} gave an answer that is no SMTP at the step {stage}", "correct EMAIL_HOST and EMAIL_PORT"
     )
 
 
@@ -191,9 +222,7 @@ def failure(stage: str, error: Exception, where: Where, seconds: float) -> Fleet
     if isinstance(error, smtplib.SMTPServerDisconnected | OSError):
         return Unreachable(f"{where.server} cut the connection at the step {stage}", AGAIN)
     if isinstance(error, smtplib.SMTPException):
-        return Refused(
-            f"{where.server} gave an answer that is no SMTP at the step {stage}", "correct EMAIL_HOST and EMAIL_PORT"
-        )
+        return _no_smtp(stage, where)
     raise error
 
 
