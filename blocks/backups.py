@@ -151,7 +151,7 @@ class BackupPolicy(Block):
         ge=1,
         le=100,
         title="Sharp fall (%)",
-        description="An alert when a backup is smaller than the one before by more than this.",
+        description="An alert when a backup is smaller, or has fewer rows, than the largest of the day before by more than this.",
     )
     disk_days: int = Field(
         default=14,

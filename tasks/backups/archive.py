@@ -282,6 +282,11 @@ def _no_folder(error: OSError, folder: Path) -> FleetError:
     """Why ``folder`` could not be made, where it had to be: below something that lets nobody make one, like ``/proc``."""
     import errno
 
+    if folder.is_symlink() and not folder.exists():
+        return Refused(
+            f"the folder {folder} is a link that leads nowhere",
+            "mend it, or choose another folder in the block backup-policy",
+        )
     if error.errno != errno.ENOENT:
         return disk_error(error, folder)
     there = next((above for above in folder.parents if above.exists()), folder)

@@ -16,6 +16,8 @@ from tasks.registry.names import PREFIX
 LATEST = "latest"
 REGISTRY = "registry"
 """The block that puts the registry on PostgreSQL."""
+LONGEST_NAME = 255
+"""Bytes of one name in a path that Linux takes (NAME_MAX)."""
 NAMED = 5
 """Backups that are named where none fits."""
 _DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2}))?")
@@ -114,6 +116,10 @@ def require_new_name(name: str) -> str:
             f"into {name[:80]!r} is no name for a database here",
             "use small letters, digits and underscores, starting with a letter, at most 63, like restored_acme",
         )
+    if name in ("public", "none"):
+        raise InvalidInput(
+            f"into {name!r} is a name that PostgreSQL keeps for itself", "choose another name, like restored_acme"
+        )
     if name.startswith("pg_"):
         raise InvalidInput(
             f"into {name!r} begins like what PostgreSQL keeps for itself", "choose another name, like restored_acme"
@@ -150,6 +156,11 @@ def meaning(backup: str) -> Meant:
             raise InvalidInput(
                 f"backup {backup!r} is no date that there is", "write it like 2026-11-20 or 2026-11-20 02:00"
             ) from None
+    if max(len(part.encode(errors="replace")) for part in backup.split("/")) > LONGEST_NAME:
+        raise InvalidInput(
+            f"backup {backup[:80]!r} is longer than a file's name may be",
+            "write latest, a date, or a file's name or path",
+        )
     plain = backup.isprintable() and backup not in ("", ".", "..")
     if plain and backup.startswith("/"):
         return Path(backup)
@@ -195,7 +206,8 @@ def find(wanted: Restoration, latest: Path, time_zone: str) -> Path:
         if not path.is_file():
             run_first = f"run backup-database for {wanted.whose.spoken} first, or give a file"
             cure = "correct the path (as the worker's machine sees it)" if path is meant else run_first
-            raise NotFound(f"there is no backup of {wanted.whose.spoken} at {path}", cure)
+            kind = " (it is a folder)" if path.is_dir() else " (it is no regular file)" if path.exists() else ""
+            raise NotFound(f"there is no backup of {wanted.whose.spoken} at {path}{kind}", cure)
         return path
     if isinstance(meant, Day):
         found = newest(meant, _taken(latest), time_zone)

@@ -158,8 +158,9 @@ def _prove(underway: _Underway) -> None:
             replacing.refuse(connection, underway.place())
     with keeper.hold(wanted.whose.lock, f"look at the backup of {wanted.whose.spoken}"):
         history.settle(keeper.engine, wanted.whose, underway.latest)
-        path = chosen.find(wanted, underway.latest, keeper.time_zone)
+        path = underway.latest
         try:
+            path = chosen.find(wanted, underway.latest, keeper.time_zone)
             underway.file = underway.stack.enter_context(archive.opened(path))
         except OSError as error:
             raise disk_error(error, path) from None

@@ -278,6 +278,12 @@ async def test_what_makes_no_sense_is_refused_in_words(app, tmp_path):
         ({"database": BLOCK, "backup": "../x", "into": "x"}, "is neither latest, nor a date, nor a file"),
         ({"database": BLOCK, "backup": "2026-02-30", "into": "x"}, "is no date that there is"),
         ({"database": BLOCK, "into": "x"}, f"there is no backup of {BLOCK} at {tmp_path}/backups/latest_backup.sql.gz"),
+        ({"database": BLOCK, "into": "x", "backup": str(tmp_path)}, f"at {tmp_path} (it is a folder)"),
+        ({"database": BLOCK, "into": "x", "backup": "/dev/null"}, "at /dev/null (it is no regular file)"),
+        ({"database": BLOCK, "into": "x", "backup": "/" + 300 * "x"}, "is longer than a file's name may be"),
+        ({"database": BLOCK, "into": "x", "backup": 300 * "x"}, "is longer than a file's name may be"),
+        ({"database": BLOCK, "into": "x", "confirm": BLOCK}, "leave one of them out"),
+        ({"database": BLOCK, "into": "public"}, "into 'public' is a name that PostgreSQL keeps for itself"),
         ({"client": "nobody", "into": "x"}, "there is no client 'nobody'"),
         ({"database": "no-such-block", "into": "x"}, "the block no-such-block does not exist"),
     ):
