@@ -156,6 +156,7 @@ def test_ssh_keys_encrypt_too(tmp_path, pem, book):
         ("ssh-dss AAAA", "number 1 is no public key"),
         ("hush", "number 1 is no public key"),
     ],
+    ids=["secret key", "in small letters", "private SSH key", "nonsense", "cut SSH key", "old SSH key", "word"],
 )
 def test_what_is_no_public_key_is_refused_without_being_repeated(tmp_path, pem, book, given, words):
     with pytest.raises(InvalidInput, match=words) as refused:
