@@ -38,7 +38,7 @@ lint: setup ## ruff, the type checker, the arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
 test: setup lint ## all tests, on real parts, in two processes (T=<path>: only those, in one)
-	@$(PY) -m pytest $(if $(T),$(T),-n 2 --dist loadgroup)
+	@$(PY) -m pytest $(if $(T),$(T),-n 2 --dist loadscope)
 
 soak: setup ## the fault and concurrency tests with their full counts
 	@$(PY) -m pytest --soak -m soak $(T)
