@@ -25,6 +25,7 @@ from tasks.errors import Damaged, Refused, Unreachable
 NEEDED_OF_LAST = 1.2
 NEEDED_OF_DATABASE = 0.5
 """Free disk that a dump asks for: 1.2 x the last file or half the database, whichever is more (measured: 0.37)."""
+LOOK_SECONDS = 30.0
 _STDERR = 16_384
 _TICK = 0.5
 _PIPE = 1 << 20
@@ -144,6 +145,20 @@ def dump(job: Job, published: Callable[[], None] = lambda: None) -> Manifest:
     return made
 
 
+def look_ahead(job: Job) -> None:
+    """Refuse now what ``dump`` would be refused for before it begins, while the service still runs. Nothing is made.
+
+    Raises:
+        Refused, Unreachable, NotConfigured: as ``dump``'s own checks.
+    """
+    mounts.require(job.path.parent, job.must_be_mounted)
+    chosen = programs.installed(job.pg_bin)
+    with survey.connected(job.database, LOOK_SECONDS) as connection, closing(connection):
+        seen = survey.look(connection, job.database)
+    programs.choose(chosen, seen.version, job.database.server)
+    _require_space(job.path, seen.bytes)
+
+
 def _stream(
     job: Job, fit: programs.Programs, seen: survey.Survey, snapshot: str, file: io.FileIO, deadline: float
 ) -> tuple[Archive, int, str]:
@@ -195,7 +210,8 @@ def _rows_in(file: io.FileIO, part: Path, uncounted: list[tuple[str, str]]) -> d
 def _require_space(path: Path, database_bytes: int) -> None:
     last = path.stat().st_size if path.is_file() else 0
     needed = required_bytes(last, database_bytes)
-    free = shutil.disk_usage(path.parent).free
+    folder = next((above for above in path.parents if above.is_dir()), path.parent)
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise Refused(
             f"the disk of {path.parent} has {mib(free)} free where the backup may need {mib(needed)}, "

@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -144,6 +144,7 @@ async def choose_backup(wanted: Restoration) -> str:
 
 def _prove(underway: _Underway) -> None:
     from tasks.backups import chosen, halfmade, history, proof, replacing, scratch
+    from tasks.backups import dump as dumps
     from tasks.backups.archive import disk_error
 
     wanted, keeper = underway.wanted, underway.keeper
@@ -167,6 +168,9 @@ def _prove(underway: _Underway) -> None:
     underway.proven = proof.prove(underway.file, path, wanted.whose, not wanted.into, major, underway.server.server)
     with halfmade.connected(underway.server) as connection:
         scratch.require_room(connection, underway.server, underway.proven.needed, "restore")
+    if wanted.safety_backup and not wanted.into:
+        with _or_without_it():
+            dumps.look_ahead(_job(underway, underway.database))
 
 
 def _refuse_registry(underway: _Underway) -> None:
@@ -269,8 +273,15 @@ def _back_up(underway: _Underway) -> Path:
     if underway.wanted.whose.database:
         with halfmade.connected(underway.server) as connection:
             underway.saved_at = replacing.written(connection, underway.place().database.name)
-    try:
+    with _or_without_it():
         return safety.back_up(underway.keeper, _job(underway, underway.database)).path
+
+
+@contextmanager
+def _or_without_it() -> Iterator[None]:
+    """What stops a safety backup, with the way on where the database cannot be saved any more."""
+    try:
+        yield
     except FleetError as error:
         raise type(error)(
             error.what,

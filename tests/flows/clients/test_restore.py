@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import socket
+from types import SimpleNamespace
 
 import httpx
 import psycopg
@@ -18,6 +19,7 @@ from flows.backups.backup import backup_database
 from flows.backups.restore import restore_database
 from flows.clients.deprovision import deprovision_client
 from flows.clients.stop import stop_zero
+from tasks.backups import dump
 from tasks.clients.steps import operation
 from tasks.registry import queries
 from tasks.registry.lock import hold
@@ -260,7 +262,7 @@ async def test_a_backup_goes_into_a_new_database_that_no_client_gets_into_also_w
 
 
 async def test_what_cannot_be_restored_is_refused_before_the_client_is_touched(
-    house, zero_image, slug, docker_client, postgres_server, backups
+    house, zero_image, slug, docker_client, postgres_server, backups, monkeypatch
 ):
     assert (await run(slug, steady(zero_image))).is_completed()
     await write(postgres_server, slug, "here")
@@ -291,6 +293,11 @@ async def test_what_cannot_be_restored_is_refused_before_the_client_is_touched(
         "its database and its container are as before; give another backup"
         in (await restored(slug, str(wrong))).message
     )
+    with monkeypatch.context() as full:
+        full.setattr(dump, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=100)))
+        state = await restored(slug)
+    assert state.is_failed() and "has 100 bytes free where the backup may need" in state.message, state.message
+    assert "or, when it can not be saved any more, run again with safety_backup=false" in state.message
     wrong_confirm = await restored(slug, confirm="beta")
     assert wrong_confirm.is_failed() and f"repeat {slug} in confirm" in wrong_confirm.message
     with postgres_server.connect() as admin:
