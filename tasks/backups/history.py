@@ -92,6 +92,21 @@ def failed(engine: Engine, row_id: int, error: str) -> None:
     _set(engine, row_id, status=FAILED, error=error, finished_at=now())
 
 
+def not_begun(engine: Engine, target: Target, run_id: str, error: str) -> None:
+    """A backup ended before it began, because a block is missing or says what cannot be: a row of its own, so that the figures and
+    the night's alerts know. Of what never had a backup nothing is noted; it may be a name that somebody mistyped.
+    """
+    if latest_good(engine, target) is None:
+        return
+    with Session(engine) as session:
+        moment = now()
+        row = BackupRun(
+            target=target.key, run_id=run_id, started_at=moment, finished_at=moment, status=FAILED, error=error
+        )
+        session.add(row)
+        session.commit()
+
+
 def verified(engine: Engine, row_id: int, well: bool, note: str) -> None:
     """What a trial restore found."""
     _set(engine, row_id, verified=well, verified_at=now(), verify_note=note)

@@ -9,12 +9,15 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from blocks.backups import BackupPolicy
+from blocks.documents import DoesNotFit
 from blocks.installation import installation
 from tasks.backups import report
 from tasks.backups.delivery import Delivered
 from tasks.backups.manifest import Made
 from tasks.backups.source import Target, target
 from tasks.backups.steps.backup_blocks import database_of, keeper_of_run, latest_of, policy
+from tasks.errors import FleetError, NotFound
 
 if TYPE_CHECKING:  # they bring psycopg, which a flow's cold start can do without
     from tasks.backups.dump import Job
@@ -44,12 +47,26 @@ async def back_up(whose: Target) -> Made:
     Raises:
         FleetError: what is missing, refused or failed; the previous backup then stands.
     """
-    from tasks.backups.dump import Job
+    from tasks.backups import history
 
     keeper = await keeper_of_run()
+    try:
+        given = await policy()
+        job = await _job(keeper, whose, given)
+    except NotFound:  # the client is gone, which is no failure of its backups
+        raise
+    except (FleetError, DoesNotFit) as error:
+        await asyncio.to_thread(history.not_begun, keeper.engine, whose, keeper.run_id, str(error))
+        raise
+    # Whether it can be mailed shows when it is: a wrong recipient must not cost a backup.
+    return await _shown(keeper, job, given.mail_enabled, given.keep == "dated")
+
+
+async def _job(keeper: "Keeper", whose: Target, given: BackupPolicy) -> "Job":
+    from tasks.backups.dump import Job
+
     source, restorer = await database_of(keeper, whose)
-    given = await policy()
-    job = Job(
+    return Job(
         whose,
         source,
         latest_of(whose, given),
@@ -60,8 +77,6 @@ async def back_up(whose: Target) -> Made:
         restorer,
         must_be_mounted=given.must_be_mounted,
     )
-    # Whether it can be mailed shows when it is: a wrong recipient must not cost a backup.
-    return await _shown(keeper, job, given.mail_enabled, given.keep == "dated")
 
 
 async def _shown(keeper: "Keeper", job: "Job", mailed: bool, keep_dated: bool) -> Made:

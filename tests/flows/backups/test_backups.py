@@ -7,7 +7,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect_email import EmailServerCredentials
 from pydantic import SecretStr
-from sqlmodel import Session, delete
+from sqlmodel import Session, delete, select
 
 from blocks.backups import BackupPolicy, PostgresDatabase
 from blocks.clients import PostgresServer, ZeroSecrets
@@ -156,6 +156,17 @@ async def test_bad_input_is_refused_in_words(house):
     name, said = await _run(verify_backup, database="nobody")
     assert name == "Failed" and "the block nobody does not exist" in said, said
     assert not (house / "backups").exists()
+
+
+async def test_a_backup_that_a_block_kept_from_beginning_counts_as_failed(house, installed_registry):
+    assert (await _run(backup_database, client="flowacme"))[0] == "Completed"
+    await _past_the_form("backup-policy", timeout_seconds=0)
+    assert (await _run(backup_database, client="flowacme"))[0] == "Failed"
+    assert (await _run(backup_database, database="app-database"))[0] == "Failed"
+    with Session(installed_registry) as session:
+        rows = session.exec(select(BackupRun).order_by(BackupRun.id)).all()
+    assert [(row.target, row.status) for row in rows] == [("client:flowacme", "good"), ("client:flowacme", "failed")]
+    assert "the block backup-policy does not fit its type" in rows[-1].error and rows[-1].finished_at
 
 
 @pytest.mark.parametrize(
