@@ -336,11 +336,12 @@ def stop(work: Work) -> None:
         containers.stop(work.engine_client(), work.container)
 
 
-def log_lines(work: Work) -> list[str]:
-    """The container's last words, redacted."""
+def log_lines(work: Work, died: bool) -> list[str]:
+    """The end of the container's log, redacted; of one that ``died`` its last words."""
     if work.container is None:
         return []
-    return containers.last_words(work.engine_client(), work.container, work.secret_values)
+    read = containers.last_words if died else containers.last_lines
+    return read(work.engine_client(), work.container, work.secret_values)
 
 
 def finish(work: Work) -> str:

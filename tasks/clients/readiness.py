@@ -258,7 +258,7 @@ async def until_ready(
     base: str,
     probes: Sequence[Probe],
     deadline: float,
-    lines: Callable[[], list[str]],
+    lines: Callable[[bool], list[str]],
     name: str,
     memory: int,
     database: Callable[[], None] | None = None,
@@ -269,7 +269,7 @@ async def until_ready(
         inspect: looks at the container; blocking, called in a thread.
         base: ``http://127.0.0.1:20000``.
         deadline: seconds from now.
-        lines: reads the end of the container's log, redacted; blocking.
+        lines: reads the end of the container's log, redacted; blocking. True: of one that died, only what it said until then.
         name: the container's.
         memory: its limit in MiB, for the sentence.
         database: raises a FleetError when the client's role does not get into its database; blocking.
@@ -287,6 +287,7 @@ async def until_ready(
             if restarts_before is None:
                 restarts_before = seen.restart_count if seen else 0
             why = dead(seen, restarts_before)
+            died = why is not None
             if why is None and seen is not None and seen.running:
                 good, answers = await first_good(client, base, probes)
                 if good is not None:
@@ -296,13 +297,13 @@ async def until_ready(
             if why is None and time.monotonic() >= end:
                 why = f"not within {deadline:.0f} s, " + ", ".join(str(answer) for answer in answers)
             if why is not None:
-                raise verdict(name, why, await _last_words(lines), memory)
+                raise verdict(name, why, await _last_words(lines, died), memory)
             await asyncio.sleep(min(pause, max(0.0, end - time.monotonic())))
             pause = min(pause * 1.5, LAST_PAUSE)
 
 
-async def _last_words(lines: Callable[[], list[str]]) -> list[str]:
+async def _last_words(lines: Callable[[bool], list[str]], died: bool) -> list[str]:
     try:
-        return await asyncio.to_thread(lines)
+        return await asyncio.to_thread(lines, died)
     except FleetError:
         return []  # the reason we have is worth more than the log we do not

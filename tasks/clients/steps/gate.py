@@ -19,7 +19,7 @@ async def until_ready(work: Work, entry: journal.Entry) -> None:
             work.base,
             work.spec.probe,
             work.spec.ready_within,
-            lambda: provisioning.log_lines(work),
+            lambda died: provisioning.log_lines(work, died),
             work.names.container,
             work.spec.memory,
             lambda: postgres.check_client(work.postgres_server(), work.names.database, work.secrets.database_password),
