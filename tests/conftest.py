@@ -48,7 +48,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the state folder also where no test ran, as in the session that two others are started from."""
+    """Remove the state folder, also where no test ran, as in the session that two others are started from."""
     shutil.rmtree(_STATE, ignore_errors=True)
 
 
@@ -79,12 +79,10 @@ def soak(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _state_folder() -> Iterator[None]:
+def _state_folder() -> None:
     _sweep_dead_sessions()
     _STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     (_STATE / "pid").write_text(str(os.getpid()))
-    yield
-    shutil.rmtree(_STATE, ignore_errors=True)
 
 
 def _sweep_dead_sessions() -> None:

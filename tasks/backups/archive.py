@@ -278,6 +278,15 @@ def publish(part: Path, path: Path) -> None:
         os.close(folder)
 
 
+def existing(folder: Path) -> Path:
+    """``folder``, or the nearest above it that exists: where it would be made, and on whose disk.
+
+    >>> existing(Path("/no such folder/below it"))
+    PosixPath('/')
+    """
+    return next(one for one in (folder, *folder.parents) if one.exists())
+
+
 def _no_folder(error: OSError, folder: Path) -> FleetError:
     """Why ``folder`` could not be made, where it had to be: below something that lets nobody make one, like ``/proc``."""
     import errno
@@ -289,7 +298,7 @@ def _no_folder(error: OSError, folder: Path) -> FleetError:
         )
     if error.errno != errno.ENOENT:
         return disk_error(error, folder)
-    there = next((above for above in folder.parents if above.exists()), folder)
+    there = existing(folder)
     return Refused(
         f"the folder {folder} cannot be made: the system lets nobody make a folder in {there} ({error.strerror})",
         "choose another folder in the block backup-policy (LOCAL_BACKUP_DIR)",

@@ -13,10 +13,21 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
+
 from tasks import children
 from tasks.backups import dated, dumped, inventory, mounts, programs, schema, survey
 from tasks.backups import manifest as manifests
-from tasks.backups.archive import Archive, decompressed, disk_error, is_complete, prove, publish, temporary
+from tasks.backups.archive import (
+    Archive,
+    decompressed,
+    disk_error,
+    existing,
+    is_complete,
+    prove,
+    publish,
+    temporary,
+)
 from tasks.backups.manifest import Manifest
 from tasks.backups.source import Database, Target, mib
 from tasks.clock import now
@@ -26,6 +37,7 @@ NEEDED_OF_LAST = 1.2
 NEEDED_OF_DATABASE = 0.5
 """Free disk that a dump asks for: 1.2 x the last file or half the database, whichever is more (measured: 0.37)."""
 LOOK_SECONDS = 30.0
+"""For the checks alone, without a dump after them."""
 _STDERR = 16_384
 _TICK = 0.5
 _PIPE = 1 << 20
@@ -99,9 +111,7 @@ def dump(job: Job, published: Callable[[], None] = lambda: None) -> Manifest:
         temporary(within) as (file, part),
     ):
         snapshot = survey.snapshot(connection)
-        seen = survey.look(connection, job.database)
-        fit = programs.choose(chosen, seen.version, job.database.server)
-        _require_space(job.path, seen.bytes)
+        seen, fit = _checked(job, connection, chosen)
         job.progress.total = seen.bytes
         archive, file_bytes, digest = _stream(job, fit, seen, snapshot, file, deadline)
         job.progress.written_seconds = time.monotonic() - started
@@ -154,9 +164,17 @@ def look_ahead(job: Job) -> None:
     mounts.require(job.path.parent, job.must_be_mounted)
     chosen = programs.installed(job.pg_bin)
     with survey.connected(job.database, LOOK_SECONDS) as connection, closing(connection):
-        seen = survey.look(connection, job.database)
-    programs.choose(chosen, seen.version, job.database.server)
+        _checked(job, connection, chosen)
+
+
+def _checked(
+    job: Job, connection: psycopg.Connection, chosen: list[programs.Programs]
+) -> tuple[survey.Survey, programs.Programs]:
+    """What the database is, and the programs that fit it, where the role may read all of it and the disk has room."""
+    seen = survey.look(connection, job.database)
+    fit = programs.choose(chosen, seen.version, job.database.server)
     _require_space(job.path, seen.bytes)
+    return seen, fit
 
 
 def _stream(
@@ -210,8 +228,7 @@ def _rows_in(file: io.FileIO, part: Path, uncounted: list[tuple[str, str]]) -> d
 def _require_space(path: Path, database_bytes: int) -> None:
     last = path.stat().st_size if path.is_file() else 0
     needed = required_bytes(last, database_bytes)
-    folder = next((above for above in path.parents if above.is_dir()), path.parent)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing(path.parent)).free
     if free < needed:
         raise Refused(
             f"the disk of {path.parent} has {mib(free)} free where the backup may need {mib(needed)}, "

@@ -14,6 +14,7 @@ from email.utils import format_datetime, parseaddr
 
 from tasks.backups import encryption, parts
 from tasks.backups.manifest import Manifest
+from tasks.backups.replies import RECIPIENTS
 from tasks.backups.source import Target, many, mib
 from tasks.clock import spoken, zone
 from tasks.errors import InvalidInput, NotConfigured
@@ -343,14 +344,11 @@ def require_recipients(enabled: bool, recipients: list[str]) -> list[str]:
     try:
         plain = [address(value.strip(), "recipient").addr_spec for value in recipients if value.strip()]
     except InvalidInput as error:
-        raise InvalidInput(
-            error.what, f"{error.cure} in EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy)"
-        ) from None
+        raise InvalidInput(error.what, f"{error.cure} in {RECIPIENTS}") from None
     if not plain:
         raise NotConfigured(
             "EMAIL_BACKUP_ENABLED is on without a recipient",
-            "fill EMAIL_BACKUP_RECIPIENT (Recipients in the block backup-policy), or switch EMAIL_BACKUP_ENABLED "
-            "(Mail the backup) off",
+            f"fill {RECIPIENTS}, or switch EMAIL_BACKUP_ENABLED (Mail the backup) off",
         )
     return list(dict.fromkeys(plain))
 

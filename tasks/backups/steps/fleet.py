@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 from blocks.backups import BackupPolicy, PostgresDatabase
 from blocks.documents import DoesNotFit, of_type
 from tasks.backups import alerts, disk_outlook, fleet, message, records, summary
+from tasks.backups.archive import existing
 from tasks.backups.delivery import Delivered
 from tasks.backups.disk_outlook import Disk
 from tasks.backups.fleet import Client, Night, Plan, Room
@@ -294,8 +295,7 @@ def _disk(
     at: datetime,
 ) -> list[alerts.Alert]:
     folder = folder_of(given)
-    there = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
-    disk = Disk(str(folder), shutil.disk_usage(there).free)
+    disk = Disk(str(folder), shutil.disk_usage(existing(folder)).free)
     pace = disk_outlook.pace(records.lying(keeper.engine, folder, since), at)
     newest = [one.newest for one in known if one.newest]
     needed = disk_outlook.next_night(newest, given.keep == "dated", plan.at_once)
