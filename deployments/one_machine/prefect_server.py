@@ -4,7 +4,9 @@ What ``prefect server start`` does in the foreground, with transactions begun as
 then, SQLite refuses that at once when anybody wrote in between ("database is locked", an ERROR in the log, and the
 heartbeat of a worker or the mark of a late run is lost; about one in a hundred here with two workers). Prefect itself
 mends such places by ``BEGIN IMMEDIATE`` one by one (PrefectHQ/prefect#22967); here every transaction that it begins by name
-waits for the write lock first, which SQLite gives to one at a time anyway.
+waits for the write lock first, which SQLite gives to one at a time anyway. Not so a session that is opened while another
+transaction of the same request is open, as for the event of a paused queue: it would wait a minute for the lock of that
+one, which waits for it.
 
 An event that its sender sends again, as one does after a lost connection, is taken as the one that it is. Prefect 3.8's
 own way with SQLite inserts "no row" where all that it was given stands already, and two rows of one key where an event
@@ -13,6 +15,8 @@ comes twice at once: five refusals, an ERROR, and what waited beside them is dro
 
 import gc
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import prefect.server.events.services.event_persister as event_persister
@@ -21,7 +25,7 @@ import prefect.server.utilities.worker_channel as worker_channel
 import sqlalchemy as sa
 import uvicorn
 from prefect.server.api.server import create_app
-from prefect.server.database import provide_database_interface
+from prefect.server.database import PrefectDBInterface, provide_database_interface
 from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 from prefect.server.events.schemas.events import ReceivedEvent
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,12 +34,27 @@ _persist = worker_channel._persist_worker_channel_heartbeat
 _write_events = database.write_events
 _IDS_AT_ONCE = 500
 """A statement of SQLite takes 999 parameters where it was built long ago."""
+_session = PrefectDBInterface.session_context
 _begin = AioSqliteConfiguration.begin_transaction
 
 
 def _begin_as_writer(self: AioSqliteConfiguration, session: Any, with_for_update: bool = False) -> Any:
-    """Prefect's own with ``BEGIN IMMEDIATE``; what only reads begins no transaction there."""
-    return _begin(self, session, with_for_update=True)
+    """Prefect's own with ``BEGIN IMMEDIATE``, but for a transaction within another one."""
+    return _begin(self, session, with_for_update=with_for_update or SQLITE_BEGIN_MODE.get() is None)
+
+
+@asynccontextmanager
+async def _session_context(
+    self: PrefectDBInterface, begin_transaction: bool = False, **other: Any
+) -> AsyncIterator[Any]:
+    """Prefect's own; one that only reads begins no transaction, also where one is open around it."""
+    token = None if begin_transaction else SQLITE_BEGIN_MODE.set(None)
+    try:
+        async with _session(self, begin_transaction, **other) as session:
+            yield session
+    finally:
+        if token:
+            SQLITE_BEGIN_MODE.reset(token)
 
 
 async def _persist_as_writer(*args: Any, **kwargs: Any) -> Any:
@@ -68,6 +87,7 @@ def main() -> None:
     """Serve on 127.0.0.1 until TERM."""
     worker_channel._persist_worker_channel_heartbeat = _persist_as_writer
     setattr(event_persister, "write_events", _write_new_events)  # noqa: B010
+    setattr(PrefectDBInterface, "session_context", _session_context)  # noqa: B010
     setattr(AioSqliteConfiguration, "begin_transaction", _begin_as_writer)  # noqa: B010
     app = create_app(final=True)
     # What is imported stays; looking through it again and again took a twentieth of the server's time, 0.3 s at once.
