@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -243,11 +244,24 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["object
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[None]:
-    """A real Prefect server on a database of its own; entering takes about 10 s, so once per session."""
+    """The one-machine stack's Prefect server on a database of its own; entering takes about 10 s, so once per session."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
+    def ours(self: SubprocessASGIServer) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "PREFECT_UI_ENABLED": "0",
+            **get_current_settings().to_environment_variables(exclude_unset=True),
+        }
+        command = [sys.executable, "-m", "deployments.one_machine.prefect_server", str(self.port)]
+        return subprocess.Popen(command, env=environment, cwd=ROOT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", ours)
+        with prefect_test_harness(server_startup_timeout=90):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,20 @@ one, which waits for it.
 An event that its sender sends again, as one does after a lost connection, is taken as the one that it is. Prefect 3.8's
 own way with SQLite inserts "no row" where all that it was given stands already, and two rows of one key where an event
 comes twice at once: five refusals, an ERROR, and what waited beside them is dropped.
+
+A cursor whose statement failed is closed at once. SQLAlchemy 2.0 leaves it in the exception; when the garbage collector
+meets it there, in the thread of the event loop, while the cursor's connection waits in its own for the write lock, then
+the loop waits for that connection, and with it whoever holds the lock: the server stood still until SQLite's busy timeout
+of 60 s ended it.
 """
 
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiosqlite
 import prefect.server.events.services.event_persister as event_persister
 import prefect.server.events.storage.database as database
 import prefect.server.utilities.worker_channel as worker_channel
@@ -36,6 +42,7 @@ _IDS_AT_ONCE = 500
 """A statement of SQLite takes 999 parameters where it was built long ago."""
 _session = PrefectDBInterface.session_context
 _begin = AioSqliteConfiguration.begin_transaction
+_execute: Any = aiosqlite.Cursor._execute
 
 
 def _begin_as_writer(self: AioSqliteConfiguration, session: Any, with_for_update: bool = False) -> Any:
@@ -55,6 +62,15 @@ async def _session_context(
     finally:
         if token:
             SQLITE_BEGIN_MODE.reset(token)
+
+
+async def _close_what_fails(self: Any, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """aiosqlite's own; the connection's thread closes the cursor before it does anything else, and nobody waits for it."""
+    try:
+        return await _execute(self, what, *args, **kwargs)
+    except BaseException:
+        self._conn._tx.put_nowait((None, self._cursor.close))
+        raise
 
 
 async def _persist_as_writer(*args: Any, **kwargs: Any) -> Any:
@@ -83,12 +99,21 @@ async def _write_new_events(session: AsyncSession, events: list[ReceivedEvent]) 
         SQLITE_BEGIN_MODE.reset(token)
 
 
+def mend() -> None:
+    """Put the ways of this file in the place of Prefect's, SQLAlchemy's and aiosqlite's own, for the whole process."""
+    for owner, name, way in (
+        (worker_channel, "_persist_worker_channel_heartbeat", _persist_as_writer),
+        (event_persister, "write_events", _write_new_events),
+        (PrefectDBInterface, "session_context", _session_context),
+        (AioSqliteConfiguration, "begin_transaction", _begin_as_writer),
+        (aiosqlite.Cursor, "_execute", _close_what_fails),
+    ):
+        setattr(owner, name, way)
+
+
 def main() -> None:
     """Serve on 127.0.0.1 until TERM."""
-    worker_channel._persist_worker_channel_heartbeat = _persist_as_writer
-    setattr(event_persister, "write_events", _write_new_events)  # noqa: B010
-    setattr(PrefectDBInterface, "session_context", _session_context)  # noqa: B010
-    setattr(AioSqliteConfiguration, "begin_transaction", _begin_as_writer)  # noqa: B010
+    mend()
     app = create_app(final=True)
     # What is imported stays; looking through it again and again took a twentieth of the server's time, 0.3 s at once.
     gc.freeze()
