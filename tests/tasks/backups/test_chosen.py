@@ -26,7 +26,7 @@ DUMP = (
 def put(path: Path, text: bytes = DUMP, told: bool = True, **other: object) -> Manifest:
     """A file at ``path`` with its manifest beside it, unless it is not ``told``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text))
+    path.write_bytes(gzip.compress(text, mtime=0))  # the same text, the same file
     with path.open("rb") as file:
         digest = manifests.archive.sha256(file)
     given = {
