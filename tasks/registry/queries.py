@@ -70,14 +70,14 @@ def register_client(engine: Engine, slug: str) -> bool:
     with Session(engine) as session:
         if session.get(ZeroInstance, slug) is not None:
             return False
-        session.merge(Client(slug=slug))
-        session.flush()
-        session.add(ZeroInstance(client=slug))
         try:
+            session.merge(Client(slug=slug))
+            session.flush()
+            session.add(ZeroInstance(client=slug))
             session.commit()
-        except IntegrityError:  # another process was faster; the outcome is the same
+        except IntegrityError:  # another process was faster, or what a killed one sent is written only now: look again
             session.rollback()
-            return False
+            return register_client(engine, slug)
         return True
 
 

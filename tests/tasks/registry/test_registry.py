@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from blocks.registry import open_engine
 from tasks.clock import now
 from tasks.errors import Conflict, InvalidInput, NotConfigured, NotFound
 from tasks.registry import journal, lock, queries, revision
-from tasks.registry.models import GmailProfile, Hold, Status, ZeroInstance
+from tasks.registry.models import Client, GmailProfile, Hold, Status, ZeroInstance
 
 
 def test_the_code_speaks_the_newest_revision():
@@ -47,6 +48,19 @@ def test_a_registry_without_tables_is_refused_with_what_to_do(tmp_path):
 
 def test_registering_twice_makes_one_client(registry):
     assert queries.register_client(registry, "acme") is True
+    assert queries.register_client(registry, "acme") is False
+    assert [row.client for row in queries.instances(registry)] == ["acme"]
+
+
+@pytest.mark.parametrize("registry", ["postgresql"], indirect=True)
+def test_a_client_whose_row_a_killed_run_sent_before_is_registered_once_it_is_there(registry):
+    late = registry.connect()
+    late.execute(Client.__table__.insert().values(slug="acme", created_at=now()))
+    commit = threading.Timer(0.5, late.commit)
+    commit.start()
+    assert queries.register_client(registry, "acme") is True
+    commit.join()
+    late.close()
     assert queries.register_client(registry, "acme") is False
     assert [row.client for row in queries.instances(registry)] == ["acme"]
 
