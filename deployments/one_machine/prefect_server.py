@@ -20,8 +20,8 @@ of 60 s ended it.
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import aiosqlite
@@ -45,6 +45,16 @@ _begin = AioSqliteConfiguration.begin_transaction
 _execute: Any = aiosqlite.Cursor._execute
 
 
+@contextmanager
+def _beginning(mode: str | None) -> Iterator[None]:
+    """Within it, a session's first statement begins its transaction so; None: begins none."""
+    token = SQLITE_BEGIN_MODE.set(mode)
+    try:
+        yield
+    finally:
+        SQLITE_BEGIN_MODE.reset(token)
+
+
 def _begin_as_writer(self: AioSqliteConfiguration, session: Any, with_for_update: bool = False) -> Any:
     """Prefect's own with ``BEGIN IMMEDIATE``, but for a transaction within another one."""
     return _begin(self, session, with_for_update=with_for_update or SQLITE_BEGIN_MODE.get() is None)
@@ -55,13 +65,9 @@ async def _session_context(
     self: PrefectDBInterface, begin_transaction: bool = False, **other: Any
 ) -> AsyncIterator[Any]:
     """Prefect's own; one that only reads begins no transaction, also where one is open around it."""
-    token = None if begin_transaction else SQLITE_BEGIN_MODE.set(None)
-    try:
+    with nullcontext() if begin_transaction else _beginning(None):
         async with _session(self, begin_transaction, **other) as session:
             yield session
-    finally:
-        if token:
-            SQLITE_BEGIN_MODE.reset(token)
 
 
 async def _close_what_fails(self: Any, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -75,11 +81,8 @@ async def _close_what_fails(self: Any, what: Callable[..., Any], *args: Any, **k
 
 async def _persist_as_writer(*args: Any, **kwargs: Any) -> Any:
     """Prefect's own, in a transaction that waits for the write lock first; BEGIN is sent with the first statement."""
-    token = SQLITE_BEGIN_MODE.set("IMMEDIATE")
-    try:
+    with _beginning("IMMEDIATE"):
         return await _persist(*args, **kwargs)
-    finally:
-        SQLITE_BEGIN_MODE.reset(token)
 
 
 async def _write_new_events(session: AsyncSession, events: list[ReceivedEvent]) -> None:
@@ -87,16 +90,13 @@ async def _write_new_events(session: AsyncSession, events: list[ReceivedEvent]) 
     new = {event.id: event for event in events}
     ids = list(new)
     stored = provide_database_interface().Event
-    token = SQLITE_BEGIN_MODE.set("IMMEDIATE")
-    try:
+    with _beginning("IMMEDIATE"):
         for first in range(0, len(ids), _IDS_AT_ONCE):
             some = ids[first : first + _IDS_AT_ONCE]
             for known in await session.scalars(sa.select(stored.id).where(stored.id.in_(some))):
                 del new[known]
         if new:
             await _write_events(session, list(new.values()))
-    finally:
-        SQLITE_BEGIN_MODE.reset(token)
 
 
 def mend() -> None:
